@@ -1,0 +1,1 @@
+"""The Discord side: who asks, in what order, and what they see. Never torch."""

@@ -1,0 +1,1 @@
+"""A picture and a sentence become a video on one GPU. Never Discord, never storage."""
