@@ -1,0 +1,219 @@
+"""A child that speaks the generator's protocol and misbehaves on request. For tests only.
+
+    python tests/fake_generator.py [--steps N] [--step-s S] [BEHAVIOUR ...]
+
+It needs neither torch nor a model; the "video" is a few bytes that begin like an MP4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from generator.protocol import (
+    PROTOCOL_VERSION,
+    Broken,
+    Cancel,
+    Cancelled,
+    ErrorKind,
+    Failed,
+    Finished,
+    FromGenerator,
+    Generate,
+    Progress,
+    Ready,
+    Stage,
+    decode_to_generator,
+    encode_line,
+)
+
+BEHAVIOURS = (
+    "good",
+    "slow_start",  # Ready after 30 s
+    "dies_at_start",
+    "broken",
+    "wrong_version",
+    "garbage_start",  # rubbish before Ready
+    "dies",  # at the second step of every job
+    "dies_once",  # at the second step of each job's first attempt
+    "hangs",  # says nothing more after the first step
+    "garbage",  # rubbish between the steps
+    "only_garbage",
+    "long_lines",  # a line of 2 MiB between the steps
+    "flood",  # 20,000 lines on stderr per step
+    "ignores_cancel",
+    "ignores_eof",
+    "fails_memory",
+    "fails_path",  # Failed whose sentence holds a path
+    "no_video",  # Finished, but there is no file
+    "other_job",  # speaks of a job nobody asked for
+    "dies_idle",  # ends after each job
+)
+
+MP4 = b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + bytes(2000)
+WEBP = bytes.fromhex(
+    "524946461a000000574542505650384c0d0000002f000000100711118888fe070000"
+)  # one black pixel
+
+
+def say(message: FromGenerator) -> None:
+    say_bytes(encode_line(message))
+
+
+def say_bytes(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def complain(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def ready(version: int = PROTOCOL_VERSION) -> Ready:
+    return Ready(
+        protocol_version=version,
+        model="fake",
+        device="cpu",
+        device_name="a fake",
+        dtype="float32",
+        placement="resident",
+        versions={"python": sys.version.split()[0]},
+    )
+
+
+class Fake:
+    def __init__(self, behaviours: set[str], steps: int, step_s: float) -> None:
+        self.behaviours, self.steps, self.step_s = behaviours, steps, step_s
+        self.jobs: queue.Queue[Generate | None] = queue.Queue()
+        self.cancelled: set[str] = set()
+
+    def listen(self) -> None:
+        for line in sys.stdin.buffer:
+            message = decode_to_generator(line)
+            if isinstance(message, Cancel):
+                if "ignores_cancel" not in self.behaviours:
+                    self.cancelled.add(message.job_id)
+            else:
+                self.jobs.put(message)
+        if "ignores_eof" not in self.behaviours:
+            os._exit(0)
+
+    def serve(self) -> None:
+        threading.Thread(target=self.listen, daemon=True).start()
+        while True:
+            order = self.jobs.get()
+            assert order is not None
+            self.generate(order)
+            if "dies_idle" in self.behaviours:
+                os._exit(0)
+
+    def generate(self, order: Generate) -> None:
+        folder, began = Path(order.folder), time.monotonic()
+        assert (folder / order.request.image).is_file(), "no picture in the job's folder"
+        for step in range(1, self.steps + 1):
+            preview = None
+            if step == self.steps // 2:
+                preview = f"preview-{step}.webp"
+                (folder / preview).write_bytes(WEBP)
+            say(
+                Progress(
+                    job_id=order.job_id,
+                    stage=Stage.SAMPLING,
+                    section=1,
+                    sections=1,
+                    step=step,
+                    steps=self.steps,
+                    fraction=step / self.steps,
+                    elapsed_s=time.monotonic() - began,
+                    remaining_s=(self.steps - step) * self.step_s,
+                    preview=preview,
+                )
+            )
+            self.misbehave(order, step)
+            if order.job_id in self.cancelled:
+                return say(Cancelled(job_id=order.job_id))
+            time.sleep(self.step_s)
+        self.end(order, folder, time.monotonic() - began)
+
+    def end(self, order: Generate, folder: Path, elapsed_s: float) -> None:
+        job_id = order.job_id
+        if "fails_memory" in self.behaviours:
+            return say(
+                Failed(job_id=job_id, kind=ErrorKind.MEMORY, message="too big; ask for less")
+            )
+        if "fails_path" in self.behaviours:
+            message = f"can not write {folder}{os.sep}frame.png"
+            return say(Failed(job_id=job_id, kind=ErrorKind.DISK, message=message))
+        video = f"framepack-{job_id}.mp4"
+        if "no_video" not in self.behaviours:
+            (folder / video).write_bytes(MP4)
+        say(
+            Finished(
+                job_id=job_id,
+                video=video,
+                frames=33,
+                width=64,
+                height=64,
+                fps=30,
+                size_bytes=len(MP4),
+                elapsed_s=elapsed_s,
+                stage_s={Stage.SAMPLING: elapsed_s},
+            )
+        )
+
+    def misbehave(self, order: Generate, step: int) -> None:
+        wants = self.behaviours.__contains__
+        marker = Path(order.folder) / "died"
+        if step == 2 and (wants("dies") or (wants("dies_once") and not marker.exists())):
+            marker.touch()
+            complain("Traceback: something terrible")
+            os._exit(9)
+        if wants("hangs"):
+            time.sleep(3600)
+        if wants("garbage"):
+            say_bytes(b"hello from a library\n{}\n\xff\xfe\n")
+        if wants("only_garbage"):
+            while True:
+                say_bytes(b"all work and no play\n")
+        if wants("long_lines"):
+            say_bytes(b"x" * (2 << 20) + b"\n")
+        if wants("flood"):
+            complain("\n".join(["the same warning again"] * 20_000))
+        if wants("other_job"):
+            say(Cancelled(job_id="somebody"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("behaviours", nargs="*", help=", ".join(BEHAVIOURS))
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--step-s", type=float, default=0.01)
+    arguments = parser.parse_args()
+    behaviours = set(arguments.behaviours)
+    assert behaviours <= set(BEHAVIOURS), behaviours
+    if "dies_at_start" in behaviours:
+        complain("the GPU is on fire")
+        sys.exit(3)
+    if "broken" in behaviours:
+        say(Broken(kind=ErrorKind.MODEL, message="the model folder has no vae; download it again"))
+        sys.exit(1)
+    if "slow_start" in behaviours:
+        threading.Timer(30, say, [ready()]).start()
+        sys.stdin.buffer.read()
+        os._exit(0)
+    if "garbage_start" in behaviours:
+        say_bytes(b"Loading checkpoint shards: 100%\n")
+    say(ready(99 if "wrong_version" in behaviours else PROTOCOL_VERSION))
+    Fake(behaviours, arguments.steps, arguments.step_s).serve()
+
+
+if __name__ == "__main__":
+    main()
