@@ -256,7 +256,9 @@ class _Child:
 
     @property
     def alive(self) -> bool:
-        return self.process.returncode is None
+        """False as soon as its stdout has ended, which is seen before its exit code."""
+        ended = self.process.stdout is not None and self.process.stdout.at_eof()
+        return self.process.returncode is None and not ended
 
     async def handshake(self) -> Ready:
         message = await self.hear()
@@ -311,14 +313,13 @@ class _Child:
             self.process.stdin.close()
         if patience_s > 0 and await self.wait_ended(patience_s / 2):
             return
-        if patience_s > 0 and self.alive:
+        if patience_s > 0:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()
             if await self.wait_ended(patience_s / 2):
                 return
-        if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
         await self.process.wait()
 
     async def wait_ended(self, timeout_s: float) -> bool:

@@ -148,11 +148,10 @@ async def test_a_child_killed_in_the_middle_is_lost_at_once(tmp_path: Path) -> N
 async def test_a_child_that_died_between_jobs_is_replaced(tmp_path: Path) -> None:
     async with backend("dies_idle") as found:
         for _ in range(2):
-            run = found.run(order(tmp_path))
-            await anext(run)
-            child = psutil.Process(found.pid)
-            assert isinstance([event async for event in run][-1], Finished)
-            await asyncio.to_thread(child.wait, 5)
+            assert isinstance((await collect(found, order(tmp_path)))[-1], Finished)
+            async with asyncio.timeout(5):
+                while found.pid is not None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
 
 
 async def test_cancel_stops_the_job_and_keeps_the_child(tmp_path: Path) -> None:
