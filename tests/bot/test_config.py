@@ -171,7 +171,7 @@ def test_a_wrong_value_is_named_with_its_path_and_range(
         ("[zzz]\na = 1", "the known ones are discord, storage, generator, defaults, limits"),
         (
             "[discord]\ntoken = 'abc'",
-            "discord.token: the token is never in this file; set DISCORD_TOKEN",
+            "discord.token: no token belongs in this file; set DISCORD_TOKEN",
         ),
     ],
 )
