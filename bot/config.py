@@ -261,9 +261,7 @@ def _refuse_unknown(table: Mapping[str, Any], known: Mapping[str, Any], *, prefi
         if not prefix and isinstance(value, dict):
             raise ConfigError(f"there is no section [{key}]; {_nearest(key, list(known))}")
         if "token" in key.lower():
-            raise ConfigError(
-                f"{prefix}{key}: the token is never in this file; set {TOKEN_VARIABLE}"
-            )
+            raise ConfigError(f"{prefix}{key}: no token belongs in this file; set {TOKEN_VARIABLE}")
         raise ConfigError(f"{prefix}{key} is no setting; {_nearest(prefix + key, _all_paths())}")
 
 
