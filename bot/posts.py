@@ -1,0 +1,244 @@
+"""The bot's own messages: how one gets to Discord, and what it means when it does not.
+
+Decides: the requests (always with the bot's token, never an interaction's), their time limits, and
+into which few kinds of trouble Discord's many errors fall. Refuses to know: jobs' states, when to
+try again. Source: DISCORD.md's failure table, i.e. Discord's API documentation and discord.py 2.7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiohttp
+import discord
+import msgspec
+
+from bot.views import Card, to_embed, to_view
+
+log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S = 60.0
+UPLOAD_TIMEOUT_S = 300.0
+HISTORY_SEARCHED = 1000
+PICTURE_LIMIT_BYTES = 8 << 20
+
+NOBODY = discord.AllowedMentions.none()
+
+
+class Trouble(StrEnum):
+    """What a failed request means for the next one."""
+
+    TRANSIENT = "transient"
+    MESSAGE_GONE = "message gone"
+    CHANNEL_GONE = "channel gone"
+    FORBIDDEN = "forbidden"
+    TOO_LARGE = "too large"
+    ARCHIVED = "archived"
+    TEXT = "text"
+    REFUSED = "refused"
+
+
+class PostError(Exception):
+    """A message did not get to Discord. The text is half a sentence without anybody's data."""
+
+    def __init__(self, trouble: Trouble, reason: str) -> None:
+        super().__init__(reason)
+        self.trouble = trouble
+
+    @property
+    def reason(self) -> str:
+        return str(self)
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """The picture that a message shows now; an edit that does not list it again drops it."""
+
+    path: Path
+    attachment: Any
+
+
+class Posts(Protocol):
+    """What publisher and delivery need of Discord. Everything raises PostError."""
+
+    async def post_card(self, channel_id: int, card: Card, nonce: str) -> int:
+        """Post a status message; returns its id. The same nonce within minutes posts once."""
+        ...
+
+    async def edit_card(
+        self, channel_id: int, message_id: int, card: Card, kept: Kept | None
+    ) -> Kept | None:
+        """Make the message show this card; returns the picture that it shows now."""
+        ...
+
+    async def post_text(
+        self,
+        channel_id: int,
+        text: str,
+        *,
+        nonce: str,
+        file: Path | None = None,
+        reply_to: int | None = None,
+        ping: int | None = None,
+    ) -> int:
+        """Post a text; returns the message's id. Only the user `ping` is notified, if any."""
+        ...
+
+    async def find(self, channel_id: int, marker: str, since: datetime) -> int | None:
+        """The bot's own message since then with a file or a footer of this name."""
+        ...
+
+    async def open_dm(self, user_id: int) -> int:
+        """The channel of the direct messages with this user."""
+        ...
+
+
+class DiscordPosts:
+    """Posts through a logged-in client."""
+
+    def __init__(self, client: discord.Client) -> None:
+        self._client = client
+
+    async def post_card(self, channel_id: int, card: Card, nonce: str) -> int:
+        """See Posts."""
+        channel = self._client.get_partial_messageable(channel_id)
+        fields: dict[str, Any] = {"embed": to_embed(card), "allowed_mentions": NOBODY}
+        if (view := to_view(card)) is not None:
+            fields["view"] = view
+        async with _judged(REQUEST_TIMEOUT_S):
+            message = await channel.send(nonce=nonce, **fields)
+        return message.id
+
+    async def edit_card(
+        self, channel_id: int, message_id: int, card: Card, kept: Kept | None
+    ) -> Kept | None:
+        """See Posts. A picture that can not be read is left out."""
+        attachments: list[Any] = []
+        if card.picture is not None and kept is not None and kept.path == card.picture:
+            attachments = [kept.attachment]
+        elif card.picture is not None:
+            file = await asyncio.to_thread(_picture, card.picture)
+            attachments = [file] if file else []
+        if not attachments:
+            card = msgspec.structs.replace(card, picture=None)
+        channel = self._client.get_partial_messageable(channel_id)
+        async with _judged(REQUEST_TIMEOUT_S):
+            message = await channel.get_partial_message(message_id).edit(
+                embed=to_embed(card),
+                view=to_view(card),
+                attachments=attachments,
+                allowed_mentions=NOBODY,
+            )
+        if card.picture is None or not message.attachments:
+            return None
+        return Kept(path=card.picture, attachment=message.attachments[0])
+
+    async def post_text(
+        self,
+        channel_id: int,
+        text: str,
+        *,
+        nonce: str,
+        file: Path | None = None,
+        reply_to: int | None = None,
+        ping: int | None = None,
+    ) -> int:
+        """See Posts. A reply to a message that is gone becomes a plain message."""
+        channel = self._client.get_partial_messageable(channel_id)
+        fields: dict[str, Any] = {"allowed_mentions": NOBODY}
+        if ping is not None:
+            whom = discord.Object(ping)
+            fields["allowed_mentions"] = discord.AllowedMentions(
+                everyone=False, roles=False, users=[whom], replied_user=False
+            )
+        if reply_to is not None:
+            fields["reference"] = discord.MessageReference(
+                message_id=reply_to, channel_id=channel_id, fail_if_not_exists=False
+            )
+        if file is not None:
+            fields["file"] = await asyncio.to_thread(discord.File, file, file.name)
+        async with _judged(UPLOAD_TIMEOUT_S if file else REQUEST_TIMEOUT_S):
+            message = await channel.send(text, nonce=nonce, **fields)
+        return message.id
+
+    async def find(self, channel_id: int, marker: str, since: datetime) -> int | None:
+        """See Posts."""
+        channel = self._client.get_partial_messageable(channel_id)
+        me = self._client.user
+        async with _judged(REQUEST_TIMEOUT_S):
+            async for message in channel.history(
+                limit=HISTORY_SEARCHED, after=since, oldest_first=True
+            ):
+                if me is not None and message.author.id == me.id and _bears(message, marker):
+                    return message.id
+        return None
+
+    async def open_dm(self, user_id: int) -> int:
+        """See Posts."""
+        async with _judged(REQUEST_TIMEOUT_S):
+            channel = await self._client.create_dm(discord.Object(user_id))
+        return channel.id
+
+
+def _picture(path: Path) -> discord.File | None:
+    try:
+        if path.stat().st_size > PICTURE_LIMIT_BYTES:
+            return None
+        return discord.File(path, path.name)
+    except OSError as error:
+        log.warning("preview %s can not be read: %s", path.name, error)
+        return None
+
+
+def _bears(message: discord.Message, marker: str) -> bool:
+    return any(attachment.filename == marker for attachment in message.attachments) or any(
+        embed.footer.text == marker for embed in message.embeds
+    )
+
+
+@asynccontextmanager
+async def _judged(timeout_s: float) -> AsyncIterator[None]:
+    """Turn whatever a request raises into a PostError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except discord.HTTPException as error:
+        raise PostError(judge(error), _reason(error)) from error
+    except discord.RateLimited as error:
+        raise PostError(
+            Trouble.TRANSIENT, f"Discord asks for {error.retry_after:.0f} s of patience"
+        ) from error
+    except TimeoutError as error:
+        raise PostError(Trouble.TRANSIENT, "Discord did not answer in time") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise PostError(Trouble.TRANSIENT, "the connection to Discord broke") from error
+
+
+def judge(error: discord.HTTPException) -> Trouble:
+    """What an answer of Discord means.
+
+    Codes: 10008 unknown message, 40005 too large, 50035 invalid form, 50083 archived thread,
+    200000 and 200001 stopped by AutoMod.
+    """
+    if error.status >= 500 or error.status in (408, 429):
+        return Trouble.TRANSIENT
+    if error.status == 404:
+        return Trouble.MESSAGE_GONE if error.code == 10008 else Trouble.CHANNEL_GONE
+    if error.status in (401, 403):
+        return Trouble.FORBIDDEN
+    if error.status == 413 or error.code == 40005:
+        return Trouble.TOO_LARGE
+    if error.code in (50035, 200000, 200001):
+        return Trouble.TEXT
+    return Trouble.ARCHIVED if error.code == 50083 else Trouble.REFUSED
+
+
+def _reason(error: discord.HTTPException) -> str:
+    number = f"{error.status}/{error.code}" if error.code else str(error.status)
+    return f"Discord answered {number}"

@@ -1,0 +1,179 @@
+"""Every sentence people read on Discord, in one table.
+
+Decides: the words. Refuses to know: when they are said. A text's name is its key and its value the
+English, so a translation is a second table with the same keys (discord.py's Translator asks with
+the English string of a `locale_str`, which is the value). Values are filled in with `say()`; what
+comes from people is escaped before it gets here (`bot.views.plain`).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum, unique
+
+from generator.protocol import ErrorKind, Stage
+from storage.jobs import JobState
+
+
+@unique
+class Text(StrEnum):
+    """The table. `{name}` is filled in by `say`."""
+
+    # /animate
+    ANIMATE = "Make a picture move: a picture and a sentence become a video"
+    ANIMATE_IMAGE = "The picture that the video starts from"
+    ANIMATE_PROMPT = "What should happen, in a sentence: who moves, and how"
+    ANIMATE_SECONDS = "Length in seconds, {low:g} to {high:g} (otherwise {default:g})"
+    ANIMATE_SEED = "The same seed, picture and settings give the same video (otherwise random)"
+    ANIMATE_STEPS = "Steps for each section, {low:g} to {high:g} (otherwise {default:g})"
+    TAKEN = "Got it. I am looking at your picture now."
+    QUEUED = (
+        "Your video is in the queue: {link}\nI will mention you in this channel when it is done."
+    )
+    QUEUED_NO_LINK = (
+        "Your video is in the queue as `{job_id}`. Discord does not take my messages at the "
+        "moment; the progress shows up in this channel as soon as it does."
+    )
+    REFUSED_IN_CHANNEL = "{owner}, about your `/animate`: {sentence}"
+
+    # refusals
+    MISSING_PERMISSIONS = (
+        "I can not work in this channel: I need the permission {names} here. "
+        "Ask somebody who runs this server to allow it, then try again."
+    )
+    CAN_NOT_POST = (
+        "I can not post in this channel ({reason}), so I have not taken your job. "
+        "Ask somebody who runs this server to let me post here, then try again."
+    )
+    SETTING_WRONG = "{sentence}."
+    PROMPT_EMPTY = "Your prompt is empty. Write one sentence about what should move."
+    PROMPT_LONG = "Your prompt has {length:,} characters; at most {limit:,} are allowed."
+    SECONDS_LONG = "You asked for {seconds:g} seconds; here at most {limit:g} are allowed."
+    TOO_MANY_WAITING = (
+        "You already have {count} unfinished jobs, and {limit} is the most one person may have "
+        "here. Wait for one to end, or `/cancel` one."
+    )
+    DISK_FULL = (
+        "My disk is full, so I have not taken your job. Please tell whoever runs me, "
+        "and try again later."
+    )
+    STORE_FAILED = (
+        "I could not write your job down, so I have not taken it. Please tell whoever runs me, "
+        "and try again later."
+    )
+    INTERNAL = (
+        "Something went wrong on my side. Please tell whoever runs me the number `{error_id}`; "
+        "the reason stands beside it in my log."
+    )
+    COMMAND_CHANGED = "My commands have just changed. Try again in a minute."
+    GUILD_ONLY = "This works only on a server, not in direct messages."
+
+    # /cancel
+    CANCEL = "Cancel one of your jobs (the newest if you name none)"
+    CANCEL_JOB = "Which job"
+    CANCEL_CHOICE = "{job_id} · {state} · {prompt}"
+    CANCELLED_QUEUED = "Cancelled `{job_id}`. It had not started yet."
+    CANCELLED_RUNNING = "Stopping `{job_id}`; this takes one step."
+    CANCEL_NOTHING = "You have no job that could be cancelled."
+    CANCEL_UNKNOWN = "I know no job `{job_id}`."
+    CANCEL_NOT_YOURS = "Only {owner} and people who may manage messages here can cancel this job."
+    CANCEL_OVER = "Job `{job_id}` is already over ({state})."
+
+    # /queue
+    QUEUE = "Who is waiting, and how long it may take"
+    QUEUE_EMPTY = "Nobody is waiting, and nothing is being made. `/animate` starts at once."
+    QUEUE_TITLE = "The queue"
+    QUEUE_RUNNING = "▶ <@{user}> · {seconds:g} s of video · {percent} %{left}"
+    QUEUE_WAITING = "{position}. <@{user}> · {seconds:g} s of video{wait}"
+    QUEUE_MORE = "… and {count} more"
+    QUEUE_LEFT = " · about {time} left"
+    QUEUE_WAIT = " · starts in about {time}"
+
+    # the status message
+    CARD_QUEUED = "Waiting in the queue"
+    CARD_RUNNING = "Making the video"
+    CARD_STOPPING = "Stopping"
+    CARD_UPLOADING = "Finished; the video is on its way"
+    CARD_DELIVERED = "Finished"
+    CARD_UNDELIVERABLE = "Finished, but the video could not be posted"
+    CARD_FAILED = "No video"
+    CARD_CANCELLED = "Cancelled"
+    CARD_ASKED = "For <@{user}> · {seconds:g} s · {steps} steps · seed {seed}"
+    CARD_POSITION = "Position {position} in the queue"
+    CARD_NEXT = "Next in the queue"
+    CARD_WAIT = "starts in about {time}"
+    CARD_SECTION = "section {section} of {sections}"
+    CARD_STEP = "step {step} of {steps}"
+    CARD_BAR = "{bar} {percent} %"
+    CARD_ELAPSED = "elapsed {time}"
+    CARD_REMAINING = "about {time} left"
+    CARD_AGAIN = "The generator broke down; this is attempt {attempt}"
+    CARD_TOOK = "Took {time}"
+    CARD_NOTE = "Note: {note}"
+    CARD_FOOTER = "job {job_id}"
+    CANCEL_BUTTON = "Cancel"
+
+    # the result
+    DELIVERED = "<@{user}> your video is ready."
+    DELIVERED_DM = "Your video is ready. I could not post it in <#{channel}>."
+    TOO_LARGE = (
+        "<@{user}> your video is ready, but with {size:.1f} MiB it is too large for Discord here. "
+        "Whoever runs me finds it in my data folder as `{path}`."
+    )
+    REASON_TOO_LARGE = "it has {size:.1f} MiB, and Discord refuses that here; it lies in `{path}`"
+    REASON_NOWHERE = (
+        "neither this channel nor a direct message takes it ({reason}); it lies in `{path}`"
+    )
+    REASON_FILE_GONE = "its file is not in the data folder any more"
+
+    # failures
+    LOST = "the generator broke down {attempts} times while it made this video; try other settings"
+    NO_GENERATOR = (
+        "the generator can not be started at the moment; whoever runs me finds the reason in the "
+        "log"
+    )
+    NO_VIDEO = "the generator said that it was done, but there is no video; please try again"
+    UNKNOWN_FAILURE = (
+        "something went wrong on my side; whoever runs me finds the reason in the log beside the "
+        "job's number"
+    )
+    LEFT_GUILD = "I was removed from the server"
+
+
+STAGES: dict[Stage, str] = {
+    Stage.LOADING: "Loading the model",
+    Stage.TEXT: "Reading the prompt",
+    Stage.IMAGE: "Looking at the picture",
+    Stage.SAMPLING: "Making it move",
+    Stage.DECODING: "Drawing the frames",
+    Stage.ENCODING: "Writing the MP4",
+}
+
+STATES: dict[JobState, str] = {
+    JobState.QUEUED: "waiting",
+    JobState.RUNNING: "running",
+    JobState.FINISHED: "finished",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "cancelled",
+}
+
+FAILURES: dict[ErrorKind, str] = {
+    ErrorKind.INPUT: "Something about what you asked for does not work",
+    ErrorKind.MEMORY: "There was not enough memory",
+    ErrorKind.MODEL: "There is a problem with the model on my side",
+    ErrorKind.DISK: "There is a problem with the disk on my side",
+    ErrorKind.INTERNAL: "Something went wrong on my side",
+}
+
+PERMISSIONS: dict[str, str] = {
+    "view_channel": "View Channel",
+    "send_messages": "Send Messages",
+    "send_messages_in_threads": "Send Messages in Threads",
+    "attach_files": "Attach Files",
+    "embed_links": "Embed Links",
+    "read_message_history": "Read Message History",
+}
+
+
+def say(text: Text, **values: object) -> str:
+    """The text with its values filled in. KeyError when one is missing."""
+    return text.value.format(**values)

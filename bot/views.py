@@ -1,0 +1,293 @@
+"""What people see of a job: its row and newest progress become a card, a card becomes an embed.
+
+Decides: how a job looks. Refuses to know: when it is shown, and Discord's state; everything here is
+a pure function of its arguments, apart from the Cancel button's press, which is handed on to the
+client. Who may press it is decided there, from the job's row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, Self, cast
+
+import discord
+import msgspec
+
+from bot.texts import FAILURES, STAGES, STATES, Text, say
+from generator.protocol import ErrorKind, Progress
+from storage.jobs import Delivery, Job, JobState
+
+BAR_CELLS = 20
+PROMPT_SHOWN = 600
+QUEUE_SHOWN = 15
+CHOICE_LENGTH = 100
+
+_MARKDOWN = re.compile(r"[\\*_~`|<>\[\]#@]")
+_PATH = re.compile(
+    r"(?<![\w:/.])(?:[A-Za-z]:\\|\.{0,2}/|~/|\\\\)[^\s'\"<>|,;]*[/\\]([^\s'\"<>|,;/\\]*)"
+)
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a waiting job stands: position from 1; seconds until it starts, None if unknown."""
+
+    position: int
+    wait_s: float | None = None
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """A status message without Discord: texts, colour, the file of its picture, its buttons."""
+
+    title: str
+    text: str
+    footer: str
+    colour: int
+    picture: Path | None = None
+    cancel: str | None = None
+
+
+def status_card(
+    job: Job,
+    now: datetime,
+    *,
+    progress: Progress | None = None,
+    place: Place | None = None,
+    folder: Path | None = None,
+    show_prompt: bool = True,
+) -> Card:
+    """The job as it stands now. `folder` is where `progress.preview` lies."""
+    title, colour = _headline(job)
+    request = job.request
+    lines = [f"“{plain(shorten(request.prompt, PROMPT_SHOWN))}”"] if show_prompt else []
+    lines.append(
+        say(
+            Text.CARD_ASKED,
+            user=job.user_id,
+            seconds=request.seconds,
+            steps=request.steps,
+            seed=request.seed,
+        )
+    )
+    if job.input_note:
+        lines.append(say(Text.CARD_NOTE, note=plain(job.input_note)))
+    lines += ["", *_state_lines(job, now, progress, place)]
+    running = job.state is JobState.RUNNING
+    preview = progress.preview if progress and running else None
+    return Card(
+        title=title,
+        text="\n".join(lines).rstrip(),
+        footer=say(Text.CARD_FOOTER, job_id=job.id),
+        colour=colour,
+        picture=folder / Path(preview).name if preview and folder else None,
+        cancel=job.id if _can_cancel(job) else None,
+    )
+
+
+def to_embed(card: Card) -> discord.Embed:
+    """The card as Discord takes it. Its picture must be attached under its own name."""
+    embed = discord.Embed(title=card.title, description=card.text, colour=card.colour)
+    embed.set_footer(text=card.footer)
+    if card.picture is not None:
+        embed.set_image(url=f"attachment://{card.picture.name}")
+    return embed
+
+
+def to_view(card: Card) -> discord.ui.View | None:
+    """The card's buttons, None when it has none. The view needs no timeout: nothing waits on it."""
+    if card.cancel is None:
+        return None
+    view = discord.ui.View(timeout=None)
+    view.add_item(CancelButton(card.cancel))
+    return view
+
+
+def queue_embed(
+    running: Sequence[tuple[Job, Progress | None]],
+    waiting: Sequence[tuple[Job, Place]],
+) -> discord.Embed:
+    """Everybody's jobs, without prompts."""
+    lines = [_running_line(job, progress) for job, progress in running]
+    for job, place in waiting[:QUEUE_SHOWN]:
+        wait = say(Text.QUEUE_WAIT, time=about(place.wait_s)) if place.wait_s is not None else ""
+        lines.append(
+            say(
+                Text.QUEUE_WAITING,
+                position=place.position,
+                user=job.user_id,
+                seconds=job.request.seconds,
+                wait=wait,
+            )
+        )
+    if len(waiting) > QUEUE_SHOWN:
+        lines.append(say(Text.QUEUE_MORE, count=len(waiting) - QUEUE_SHOWN))
+    return discord.Embed(title=say(Text.QUEUE_TITLE), description="\n".join(lines))
+
+
+def cancel_choice(job: Job) -> str:
+    """One line for the autocomplete of /cancel."""
+    text = say(
+        Text.CANCEL_CHOICE, job_id=job.id, state=STATES[job.state], prompt=job.request.prompt
+    )
+    return shorten(text, CHOICE_LENGTH)
+
+
+def failure_sentence(kind: ErrorKind, message: str) -> str:
+    """What the asker is told of a failure: whose business it is, and why. Never a path."""
+    return f"{FAILURES[kind]}: {plain(without_paths(message))}"
+
+
+def plain(text: str) -> str:
+    """The text on one line, its markdown and mentions shown instead of obeyed."""
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def shorten(text: str, length: int) -> str:
+    """The text, or its beginning and an ellipsis, in at most `length` characters."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def without_paths(text: str) -> str:
+    """The text with every path cut to its last part."""
+    return _PATH.sub(lambda match: match[1] or "…", text)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:07, 12:34 or 1:02:03."""
+    minutes, s = divmod(max(0, round(seconds)), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+def about(seconds: float) -> str:
+    """A duration that is only an estimate, so that it does not change with every step."""
+    if seconds < 60:
+        return "1 min"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _headline(job: Job) -> tuple[str, int]:
+    blurple, green, red, grey = 0x5865F2, 0x2E9E5B, 0xD83C3E, 0x80848E
+    match job.state:
+        case JobState.QUEUED:
+            return say(Text.CARD_QUEUED), grey
+        case JobState.RUNNING:
+            stopping = job.cancel_requested
+            return say(Text.CARD_STOPPING if stopping else Text.CARD_RUNNING), blurple
+        case JobState.FAILED:
+            return say(Text.CARD_FAILED), red
+        case JobState.CANCELLED:
+            return say(Text.CARD_CANCELLED), grey
+    if job.delivery is Delivery.UNDELIVERABLE:
+        return say(Text.CARD_UNDELIVERABLE), red
+    delivered = job.delivery is Delivery.DELIVERED
+    return say(Text.CARD_DELIVERED if delivered else Text.CARD_UPLOADING), green
+
+
+def _state_lines(
+    job: Job, now: datetime, progress: Progress | None, place: Place | None
+) -> list[str]:
+    match job.state:
+        case JobState.QUEUED:
+            again = [say(Text.CARD_AGAIN, attempt=job.attempts + 1)] if job.attempts else []
+            return again + (_place_lines(place) if place else [])
+        case JobState.RUNNING:
+            return _progress_lines(job, now, progress)
+        case JobState.FAILED:
+            kind = job.error_kind or ErrorKind.INTERNAL
+            return [failure_sentence(kind, job.error or say(Text.UNKNOWN_FAILURE))]
+        case JobState.FINISHED if job.delivery is Delivery.UNDELIVERABLE:
+            return [job.error or ""]
+        case JobState.FINISHED if job.started_at and job.ended_at:
+            took_s = (job.ended_at - job.started_at).total_seconds()
+            return [say(Text.CARD_TOOK, time=clock(took_s))]
+    return []
+
+
+def _place_lines(place: Place) -> list[str]:
+    parts = [
+        say(Text.CARD_NEXT)
+        if place.position == 1
+        else say(Text.CARD_POSITION, position=place.position)
+    ]
+    if place.wait_s is not None:
+        parts.append(say(Text.CARD_WAIT, time=about(place.wait_s)))
+    return [" · ".join(parts)]
+
+
+def _progress_lines(job: Job, now: datetime, progress: Progress | None) -> list[str]:
+    times = []
+    if job.started_at is not None:
+        elapsed_s = (now - job.started_at).total_seconds()
+        times.append(say(Text.CARD_ELAPSED, time=clock(elapsed_s)))
+    if progress is None:
+        return [" · ".join(times)]
+    parts = [STAGES[progress.stage]]
+    if progress.sections:
+        parts.append(say(Text.CARD_SECTION, section=progress.section, sections=progress.sections))
+    if progress.steps:
+        parts.append(say(Text.CARD_STEP, step=progress.step, steps=progress.steps))
+    if progress.remaining_s is not None:
+        times.append(say(Text.CARD_REMAINING, time=clock(progress.remaining_s)))
+    percent = _percent(progress)
+    filled = percent * BAR_CELLS // 100
+    bar = "█" * filled + "░" * (BAR_CELLS - filled)
+    return [" · ".join(parts), say(Text.CARD_BAR, bar=bar, percent=percent), " · ".join(times)]
+
+
+def _running_line(job: Job, progress: Progress | None) -> str:
+    left_s = progress.remaining_s if progress else None
+    return say(
+        Text.QUEUE_RUNNING,
+        user=job.user_id,
+        seconds=job.request.seconds,
+        percent=_percent(progress) if progress else 0,
+        left="" if left_s is None else say(Text.QUEUE_LEFT, time=about(left_s)),
+    )
+
+
+def _percent(progress: Progress) -> int:
+    return int(100 * min(1.0, max(0.0, progress.fraction)))
+
+
+def _can_cancel(job: Job) -> bool:
+    return job.state in (JobState.QUEUED, JobState.RUNNING) and not job.cancel_requested
+
+
+class TakesPresses(Protocol):
+    """The client, as far as a button needs it."""
+
+    async def cancel_pressed(self, interaction: discord.Interaction, job_id: str) -> None: ...
+
+
+class CancelButton(
+    discord.ui.DynamicItem[discord.ui.Button[Any]],
+    template=r"framepack:cancel:(?P<job>[a-z2-7]{10})",
+):
+    """Cancels one job, also after a restart: the job's id is in the button's own id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            discord.ui.Button(
+                label=say(Text.CANCEL_BUTTON),
+                style=discord.ButtonStyle.danger,
+                custom_id=f"framepack:cancel:{job_id}",
+            )
+        )
+        self.job_id = job_id
+
+    @classmethod
+    async def from_custom_id(
+        cls, interaction: discord.Interaction, item: discord.ui.Item[Any], match: re.Match[str], /
+    ) -> Self:
+        """The button that was pressed."""
+        return cls(match["job"])
+
+    async def callback(self, interaction: discord.Interaction) -> None:
+        """Hand the press to the client."""
+        await cast(TakesPresses, interaction.client).cancel_pressed(interaction, self.job_id)

@@ -1,0 +1,254 @@
+"""How a job looks, state by state. Pure: no Discord, no clock."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.texts import FAILURES, PERMISSIONS, STAGES, STATES, Text
+from bot.views import (
+    CancelButton,
+    Place,
+    about,
+    cancel_choice,
+    clock,
+    failure_sentence,
+    plain,
+    queue_embed,
+    shorten,
+    status_card,
+    to_embed,
+    to_view,
+    without_paths,
+)
+from generator.protocol import ErrorKind, Progress, Stage, job_request
+from storage.jobs import Delivery, Job, JobState
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def job(**changes: Any) -> Job:
+    values: dict[str, Any] = {
+        "id": "abcdefgh23",
+        "interaction_id": 1,
+        "ordinal": 0,
+        "guild_id": 2,
+        "channel_id": 3,
+        "user_id": 4,
+        "request": job_request(prompt=changes.pop("prompt", "a cat"), seed=11),
+        "input_note": "",
+        "state": JobState.QUEUED,
+        "delivery": Delivery.NONE,
+        "cancel_requested": False,
+        "status_message_id": 5,
+        "result_message_id": None,
+        "created_at": NOW,
+        "started_at": NOW,
+        "ended_at": None,
+        "error_kind": None,
+        "error": None,
+        "video": None,
+        "attempts": 0,
+        "delivery_attempts": 0,
+    }
+    return Job(**{**values, **changes})
+
+
+def sampling(**changes: Any) -> Progress:
+    values: dict[str, Any] = {
+        "job_id": "abcdefgh23",
+        "stage": Stage.SAMPLING,
+        "section": 1,
+        "sections": 3,
+        "step": 12,
+        "steps": 25,
+        "fraction": 0.455,
+        "remaining_s": 130.0,
+    }
+    return Progress(**{**values, **changes})
+
+
+def test_a_running_job_shows_stage_section_step_bar_and_times(tmp_path: Path) -> None:
+    card = status_card(
+        job(state=JobState.RUNNING),
+        NOW + timedelta(seconds=83),
+        progress=sampling(preview="p-1.webp"),
+        folder=tmp_path,
+    )
+    assert card.title == "Making the video"
+    assert card.text == (
+        "“a cat”\nFor <@4> · 5 s · 25 steps · seed 11\n\n"
+        "Making it move · section 1 of 3 · step 12 of 25\n"
+        "█████████░░░░░░░░░░░ 45 %\n"
+        "elapsed 1:23 · about 2:10 left"
+    )
+    assert card.picture == tmp_path / "p-1.webp"
+    assert card.cancel == "abcdefgh23"
+    assert card.footer == "job abcdefgh23"
+
+
+@pytest.mark.parametrize(
+    ("changes", "title", "words", "button"),
+    [
+        ({}, "Waiting in the queue", "Position 3 in the queue · starts in about 2 min", True),
+        ({"attempts": 1}, "Waiting in the queue", "this is attempt 2", True),
+        ({"state": JobState.RUNNING, "cancel_requested": True}, "Stopping", "elapsed", False),
+        ({"state": JobState.CANCELLED}, "Cancelled", "a cat", False),
+        (
+            {"state": JobState.FAILED, "error_kind": ErrorKind.MEMORY, "error": "ask for less"},
+            "No video",
+            "There was not enough memory: ask for less",
+            False,
+        ),
+        (
+            {"state": JobState.FINISHED, "delivery": Delivery.PENDING},
+            "Finished; the video is on its way",
+            "",
+            False,
+        ),
+        (
+            {
+                "state": JobState.FINISHED,
+                "delivery": Delivery.DELIVERED,
+                "ended_at": NOW + timedelta(seconds=3661),
+            },
+            "Finished",
+            "Took 1:01:01",
+            False,
+        ),
+        (
+            {"state": JobState.FINISHED, "delivery": Delivery.UNDELIVERABLE, "error": "too big"},
+            "Finished, but the video could not be posted",
+            "too big",
+            False,
+        ),
+    ],
+)
+def test_every_state_has_its_words(
+    changes: dict[str, Any], title: str, words: str, button: bool
+) -> None:
+    place = Place(position=3, wait_s=121)
+    card = status_card(job(**changes), NOW + timedelta(seconds=5), place=place)
+    assert card.title == title
+    assert words in card.text
+    assert (to_view(card) is not None) == button
+
+
+def test_the_next_job_is_called_so() -> None:
+    assert "Next in the queue" in status_card(job(), NOW, place=Place(position=1)).text
+
+
+def test_a_prompt_is_shown_and_not_obeyed() -> None:
+    nasty = "**loud** `code` <@1> @everyone [x](http://y) ||s||\n# title\n> quote " + "x" * 3000
+    card = status_card(job(prompt=nasty[:2000]), NOW)
+    first = card.text.splitlines()[0]
+    assert r"\*\*loud\*\* \`code\` \<\@1\> \@everyone \[x\](http://y)" in first
+    assert len(card.text) < 2000
+    assert first.endswith("…”")
+
+
+def test_the_prompt_can_be_left_out() -> None:
+    assert "a cat" not in status_card(job(), NOW, show_prompt=False).text
+
+
+def test_the_note_about_the_picture_is_shown() -> None:
+    card = status_card(job(input_note="first frame of an animation"), NOW)
+    assert "Note: first frame of an animation" in card.text
+
+
+def test_an_embed_stays_within_discords_limits() -> None:
+    nasty = job(prompt="*" * 2000, input_note="_" * 300)
+    embed = to_embed(status_card(nasty, NOW, place=Place(position=10**6, wait_s=1e6)))
+    assert len(embed) < 6000
+    assert len(embed.description or "") < 4096
+
+
+def test_the_picture_is_referred_to_by_name(tmp_path: Path) -> None:
+    card = status_card(
+        job(state=JobState.RUNNING), NOW, progress=sampling(preview="../x/p.webp"), folder=tmp_path
+    )
+    assert card.picture == tmp_path / "p.webp"
+    assert to_embed(card).image.url == "attachment://p.webp"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("can not write /data/jobs/abc/frame.png", "can not write frame.png"),
+        (r"can not read C:\Users\me\in.png, sorry", "can not read in.png, sorry"),
+        ("no space in /data/jobs/abc/", "no space in …"),
+        ("13/25 steps and 4:3 are fine", "13/25 steps and 4:3 are fine"),
+        ("see https://example.org/a/b", "see https://example.org/a/b"),
+    ],
+)
+def test_paths_are_cut_to_their_last_part(message: str, shown: str) -> None:
+    assert without_paths(message) == shown
+
+
+def test_a_failure_says_whose_business_it_is() -> None:
+    assert failure_sentence(ErrorKind.DISK, "/a/b full") == (
+        "There is a problem with the disk on my side: b full"
+    )
+
+
+def test_the_queue_shows_everybody_and_no_prompts() -> None:
+    waiting = [
+        (job(user_id=number, prompt="secret"), Place(position=number, wait_s=60.0 * number))
+        for number in range(1, 41)
+    ]
+    embed = queue_embed([(job(state=JobState.RUNNING), sampling())], waiting)
+    text = embed.description or ""
+    assert text.startswith("▶ <@4> · 5 s of video · 45 % · about 2 min left")
+    assert "15. <@15> · 5 s of video · starts in about 15 min" in text
+    assert "… and 25 more" in text
+    assert "secret" not in text
+    assert len(text) < 4096
+
+
+def test_a_choice_fits() -> None:
+    choice = cancel_choice(job(prompt="p" * 500))
+    assert choice.startswith("abcdefgh23 · waiting · ppp")
+    assert len(choice) == 100
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0:00"), (7.4, "0:07"), (83, "1:23"), (3661, "1:01:01"), (-5, "0:00")],
+)
+def test_clock(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(3, "1 min"), (119, "2 min"), (3599, "1 h 0 min"), (5400, "1 h 30 min")]
+)
+def test_about(seconds: float, shown: str) -> None:
+    assert about(seconds) == shown
+
+
+def test_shorten_and_plain() -> None:
+    assert shorten("abcdef", 4) == "abc…"
+    assert plain("a\n\n b") == "a b"
+
+
+def test_the_buttons_id_holds_the_job() -> None:
+    button = CancelButton("abcdefgh23")
+    template = CancelButton.__discord_ui_compiled_template__
+    match = template.fullmatch(button.custom_id)
+    assert match is not None
+    assert match["job"] == "abcdefgh23"
+
+
+def test_every_stage_state_and_failure_has_words() -> None:
+    assert set(STAGES) == set(Stage)
+    assert set(STATES) == set(JobState)
+    assert set(FAILURES) == set(ErrorKind)
+    assert PERMISSIONS["attach_files"] == "Attach Files"
+
+
+def test_command_descriptions_fit_discords_limit() -> None:
+    values = {"low": 0.1, "high": 120, "default": 5}
+    for text in Text:
+        if text.name.startswith(("ANIMATE", "CANCEL_JOB")) or text.name in ("CANCEL", "QUEUE"):
+            assert 1 <= len(text.value.format(**values)) <= 100, text.name
