@@ -125,9 +125,9 @@ class Form:
         unknown = set(given) - {part["custom_id"] for part in fields}
         if unknown:
             raise ClientRefused(f"the modal has no field {sorted(unknown)[0]!r}")
-        answers = []
-        for number, part in enumerate(modal["components"], start=1):
-            answers.append({"id": number, **self._modal_part(part, given)})
+        answers = [self._modal_part(part, given) for part in modal["components"]]
+        for number, part in enumerate(walk(answers), start=1):
+            part["id"] = number
         return {"custom_id": modal["custom_id"], "components": answers, "resolved": self.resolved}
 
     def _named(self, command: Payload) -> Payload:
@@ -164,7 +164,7 @@ class Form:
 
     def _chosen(self, control: Payload, values: list[Any]) -> list[str]:
         """What a select sends. Users and channels go by their ids."""
-        low, high = control.get("min_values", 1), control.get("max_values", 1)
+        low, high = _span(control)
         if not low <= len(values) <= high:
             raise ClientRefused(f"{len(values)} values chosen; {low} to {high} are allowed")
         if control["type"] == STRING_SELECT:
@@ -181,9 +181,9 @@ class Form:
             return {"type": TEXT_DISPLAY}
         if part["type"] == LABEL:
             field = part["component"]
-            return {"type": LABEL, "component": {"id": 0, **self._field(field, given)}}
+            return {"type": LABEL, "component": self._field(field, given)}
         assert part["type"] == ACTION_ROW
-        fields = [{"id": 0, **self._field(field, given)} for field in part["components"]]
+        fields = [self._field(field, given) for field in part["components"]]
         return {"type": ACTION_ROW, "components": fields}
 
     def _field(self, field: Payload, given: Mapping[str, ModalValue]) -> Payload:
@@ -205,7 +205,7 @@ class Form:
         return answer | {"values": self._chosen(field, value) if value else []}
 
     def _files(self, field: Payload, uploads: list[Upload]) -> list[str]:
-        low, high = field.get("min_values", 1), field.get("max_values", 1)
+        low, high = _span(field)
         if uploads and not low <= len(uploads) <= high:
             raise ClientRefused(f"{len(uploads)} files chosen; {low} to {high} are allowed")
         return [str(self._reference(upload)) for upload in uploads]
@@ -222,6 +222,12 @@ def _subcommand(command: Payload, path: list[str]) -> Payload:
     if any(option["type"] <= OptionKind.GROUP for option in level.get("options") or ()):
         raise ClientRefused(f"/{command['name']} needs a subcommand")
     return level
+
+
+def _span(field: Payload) -> tuple[int, int]:
+    """How few and how many values a select or upload takes."""
+    low, high = field.get("min_values"), field.get("max_values")
+    return 1 if low is None else low, 1 if high is None else high
 
 
 def _check_option(option: Payload, value: Value) -> None:

@@ -66,6 +66,7 @@ class Gateway:
         self._allowed = allowed_intents
         self._sessions: dict[str, Session] = {}
         self._sockets: dict[web.WebSocketResponse, Session | None] = {}
+        self._closed_here: set[web.WebSocketResponse] = set()
         self.world: World
         self.identifies = 0
         self.resumes = 0
@@ -84,6 +85,7 @@ class Gateway:
     async def close(self, code: int = WSCloseCode.GOING_AWAY) -> None:
         """Close every connection; the sessions stay and can be resumed."""
         for socket in list(self._sockets):
+            self._closed_here.add(socket)
             await socket.close(code=code)
 
     def ask_to_reconnect(self) -> None:
@@ -94,10 +96,7 @@ class Gateway:
 
     def forget_sessions(self) -> None:
         """Let no session be resumed: the next RESUME is answered with op 9."""
-        self._sessions = {s.id: s for s in self._sockets.values() if s}
-        for session in self._sessions.values():
-            session.id = secrets.token_hex(16)
-        self._sessions = {s.id: s for s in self._sessions.values()}
+        self._sessions.clear()
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Handle one connection until it ends."""
@@ -180,9 +179,11 @@ class Gateway:
         session = self._sockets.pop(socket)
         if session is not None and session.outbox is outbox:
             session.outbox = None
-            if socket.close_code in (WSCloseCode.OK, WSCloseCode.GOING_AWAY):
+            is_goodbye = socket.close_code in (WSCloseCode.OK, WSCloseCode.GOING_AWAY)
+            if is_goodbye and socket not in self._closed_here:
                 self._sessions.pop(session.id, None)
             self.world.show(EventKind.BOT_OFFLINE, user_id=self.world.bot.id)
+        self._closed_here.discard(socket)
 
     def _visible(self, session: Session, name: str, data: Payload) -> Payload:
         """Without the content intent other people's messages arrive empty, but not in a DM."""

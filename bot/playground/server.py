@@ -304,9 +304,9 @@ class Playground:
 
     async def drop_gateway(self, *, resumable: bool = True) -> None:
         """Close the bot's gateway connection; when not resumable its session is forgotten too."""
-        await self.gateway.close(RESUMABLE_CLOSE)
         if not resumable:
             self.gateway.forget_sessions()
+        await self.gateway.close(RESUMABLE_CLOSE)
 
 
 def _upload(file: Path | Upload) -> Upload:
