@@ -1,0 +1,257 @@
+"""The dispatcher with a real child process and a real database; only Discord is a list."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from fake_posts import FakePosts
+
+from bot.backend import LocalBackend
+from bot.delivery import Delivery
+from bot.dispatcher import Dispatcher
+from bot.publisher import Publisher
+from generator.protocol import ErrorKind, job_request
+from storage.jobs import (
+    Job,
+    JobState,
+    JobStore,
+    NewJob,
+    StorageError,
+    WrongState,
+    new_job_id,
+    utc_now,
+)
+
+FAKE = Path(__file__).resolve().parent.parent / "fake_generator.py"
+
+
+class Scene:
+    def __init__(self, store: JobStore, backend: LocalBackend, folder: Path) -> None:
+        self.store, self.backend, self.jobs_dir = store, backend, folder / "jobs"
+        self.posts = FakePosts(utc_now)
+        self.publisher = Publisher(self.posts, store, self.jobs_dir)
+        self.delivery = Delivery(self.posts, store, self.publisher, self.jobs_dir)
+        self.dispatcher = Dispatcher(
+            store, backend, self.publisher, self.delivery, self.jobs_dir, pause_s=0.05
+        )
+        self._interactions = iter(range(1, 10_000))
+
+    async def ask(self, seconds: float = 5.0) -> Job:
+        new = NewJob(
+            id=new_job_id(),
+            interaction_id=next(self._interactions),
+            guild_id=5,
+            channel_id=1,
+            user_id=7,
+            request=job_request(prompt="a cat", seed=1, seconds=seconds),
+        )
+        (self.jobs_dir / new.id).mkdir(parents=True)
+        (self.jobs_dir / new.id / "input.png").write_bytes(b"png")
+        job = await self.store.enqueue(new)
+        self.dispatcher.wake()
+        return job
+
+    async def reaches(self, job: Job, *states: JobState, timeout_s: float = 20) -> Job:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                now = await self.store.get(job.id)
+                assert now is not None
+                if now.state in states:
+                    return now
+                await asyncio.sleep(0.02)
+
+    async def ends(self, job: Job) -> Job:
+        return await self.reaches(job, JobState.FINISHED, JobState.FAILED, JobState.CANCELLED)
+
+    async def makes_progress(self, job: Job) -> None:
+        async with asyncio.timeout(20):
+            while job.id not in self.dispatcher.progress:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def scene(folder: Path, *words: str, **options: float) -> AsyncIterator[Scene]:
+    command = [sys.executable, str(FAKE), *words]
+    async with (
+        await JobStore.open(folder / "bot.sqlite3") as store,
+        LocalBackend(command, start_timeout_s=10, **options) as backend,
+    ):
+        scene = Scene(store, backend, folder)
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(part.run())
+                for part in (scene.publisher, scene.delivery, scene.dispatcher)
+            ]
+            yield scene
+            for task in tasks:
+                task.cancel()
+
+
+async def test_jobs_run_in_order_and_each_is_delivered_once(tmp_path: Path) -> None:
+    async with scene(tmp_path) as found:
+        jobs = [await found.ask() for _ in range(3)]
+        ended = [await found.ends(job) for job in jobs]
+        async with asyncio.timeout(10):
+            while await found.store.undelivered():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert [job.state for job in ended] == [JobState.FINISHED] * 3
+    starts = [job.started_at for job in ended]
+    assert starts == sorted(starts)
+    assert [message.file for message in found.posts.files] == [
+        f"framepack-{job.id}.mp4" for job in jobs
+    ]
+
+
+async def test_a_child_that_dies_once_costs_an_attempt_not_the_job(tmp_path: Path) -> None:
+    async with scene(tmp_path, "dies_once") as found:
+        job = await found.ends(await found.ask())
+    assert job.state is JobState.FINISHED
+    assert job.attempts == 2
+
+
+async def test_a_job_that_kills_every_child_fails_after_three(tmp_path: Path) -> None:
+    async with scene(tmp_path, "dies") as found:
+        bad = await found.ends(await found.ask())
+    assert bad.state is JobState.FAILED
+    assert bad.attempts == 3
+    assert bad.error_kind is ErrorKind.INTERNAL
+    assert "broke down 3 times" in (bad.error or "")
+
+
+async def test_kill_dash_nine_in_the_middle_loses_nothing(tmp_path: Path) -> None:
+    async with scene(tmp_path, "--steps", "20", "--step-s", "0.05") as found:
+        first, second = await found.ask(), await found.ask()
+        await found.makes_progress(first)
+        psutil.Process(found.backend.pid).kill()
+        first, second = await found.ends(first), await found.ends(second)
+    assert (first.state, first.attempts) == (JobState.FINISHED, 2)
+    assert (second.state, second.attempts) == (JobState.FINISHED, 1)
+
+
+async def test_a_failure_keeps_kind_and_sentence(tmp_path: Path) -> None:
+    async with scene(tmp_path, "fails_memory") as found:
+        job = await found.ends(await found.ask())
+    assert (job.state, job.error_kind, job.error) == (
+        JobState.FAILED,
+        ErrorKind.MEMORY,
+        "too big; ask for less",
+    )
+
+
+async def test_finished_without_a_file_is_a_failure(tmp_path: Path) -> None:
+    async with scene(tmp_path, "no_video") as found:
+        job = await found.ends(await found.ask())
+    assert job.state is JobState.FAILED
+    assert "there is no video" in (job.error or "")
+
+
+async def test_a_broken_generator_fails_jobs_and_the_bot_lives(tmp_path: Path) -> None:
+    async with scene(tmp_path, "broken") as found:
+        jobs = [await found.ends(await found.ask()) for _ in range(2)]
+    assert [(job.state, job.error_kind) for job in jobs] == [(JobState.FAILED, ErrorKind.MODEL)] * 2
+    assert "whoever runs me finds the reason" in (jobs[0].error or "")
+
+
+async def test_a_generator_that_does_not_start_is_tried_three_times(tmp_path: Path) -> None:
+    async with scene(tmp_path, "dies_at_start") as found:
+        job = await found.ends(await found.ask())
+    assert (job.state, job.attempts) == (JobState.FAILED, 3)
+
+
+async def test_cancel_while_queued(tmp_path: Path) -> None:
+    async with scene(tmp_path, "--steps", "1000", "--step-s", "0.02") as found:
+        first, second = await found.ask(), await found.ask()
+        await found.makes_progress(first)
+        assert (await found.dispatcher.cancel(second.id)).state is JobState.CANCELLED
+        await found.dispatcher.cancel(first.id)
+        assert (await found.ends(first)).state is JobState.CANCELLED
+        with pytest.raises(WrongState):
+            await found.dispatcher.cancel(first.id)
+
+
+async def test_cancel_right_after_the_claim(tmp_path: Path) -> None:
+    async with scene(tmp_path, "--steps", "1000") as found:
+        job = await found.ask()
+        await found.reaches(job, JobState.RUNNING)
+        await found.dispatcher.cancel(job.id)
+        assert (await found.ends(job)).state is JobState.CANCELLED
+        after = await found.ask()
+        await found.makes_progress(after)
+        await found.dispatcher.cancel(after.id)
+        await found.ends(after)
+
+
+async def test_who_ignores_cancel_is_killed_and_the_next_job_runs(tmp_path: Path) -> None:
+    async with scene(
+        tmp_path, "ignores_cancel", "--steps", "2", "--step-s", "0.8", cancel_grace_s=0.2
+    ) as found:
+        first, second = await found.ask(), await found.ask()
+        await found.makes_progress(first)
+        await found.dispatcher.cancel(first.id)
+        assert (await found.ends(first)).state is JobState.CANCELLED
+        assert (await found.ends(second)).state is JobState.FINISHED
+
+
+async def test_places_and_estimates(tmp_path: Path) -> None:
+    async with scene(tmp_path, "--steps", "3", "--step-s", "0.1") as found:
+        assert await found.dispatcher.places() == []
+        await found.ends(await found.ask(seconds=1))
+        running = await found.ask(seconds=1)
+        waiting = [await found.ask(seconds=2), await found.ask(seconds=4)]
+        await found.makes_progress(running)
+        places = await found.dispatcher.places()
+        assert [(job.id, place.position) for job, place in places] == [
+            (waiting[0].id, 1),
+            (waiting[1].id, 2),
+        ]
+        first, second = (place.wait_s for _, place in places)
+        assert first is not None and second is not None
+        speed = await found.store.speed()
+        assert speed is not None
+        assert second - first == pytest.approx(2 * speed)
+        for job in [running, *waiting]:
+            await found.ends(job)
+
+
+@pytest.mark.parametrize("verb", ["finish", "claim_next"])
+async def test_a_full_disk_delays_and_loses_nothing(
+    tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real: Callable = getattr(JobStore, verb)
+    left = [3]
+
+    async def full(self: JobStore, *arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise StorageError("the disk is full")
+        return await real(self, *arguments)
+
+    monkeypatch.setattr(JobStore, verb, full)
+    with caplog.at_level(logging.CRITICAL):
+        async with scene(tmp_path) as found:
+            job = await found.ends(await found.ask())
+    assert (job.state, job.attempts) == (JobState.FINISHED, 1)
+
+
+async def test_an_unforeseen_error_does_not_end_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, left = Publisher.show, [1]
+
+    def show(self: Publisher, job: Job, **news: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise ZeroDivisionError("nobody foresaw this")
+        real(self, job, **news)
+
+    monkeypatch.setattr(Publisher, "show", show)
+    async with scene(tmp_path) as found:
+        job = await found.ends(await found.ask())
+    assert (job.state, job.attempts) == (JobState.FINISHED, 2)
+    assert "nobody foresaw this" in caplog.text
