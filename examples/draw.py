@@ -78,7 +78,7 @@ def water(picture: Pixels, horizon: int, seed: int) -> None:
         source = np.clip(horizon - 1 - int(row * 0.8) + moved, 0, horizon - 1)
         far = row / max(1, height - horizon)
         mirrored = np.roll(picture[source], moved, axis=0)
-        picture[horizon + row] = mirrored * (0.82 - 0.38 * far) + rgb("0f2f4a") * 0.2
+        picture[horizon + row] = mirrored * (0.9 - 0.4 * far) + rgb("1b2450") * 0.2 * far
     mask, pen = blank(picture)
     for _ in range(260):
         y = horizon + int((height - horizon) * random.random() ** 1.4)
@@ -128,7 +128,7 @@ def draw_lake() -> None:
     stops = [(0, "24407c"), (0.3, "7a6aa8"), (0.48, "f0907a"), (0.62, "ffcf86"), (1, "ffcf86")]
     picture = gradient(height, width, stops)
     sun = (width * 0.66, height * 0.46)
-    glow(picture, sun, height * 0.16, rgb("ffb45c") * 0.75)
+    glow(picture, sun, height * 0.16, rgb("ff8f5a") * 0.6)
     mask, pen = blank(picture)
     radius = height * 0.055
     pen.ellipse([sun[0] - radius, sun[1] - radius, sun[0] + radius, sun[1] + radius], fill=255)
