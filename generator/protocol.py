@@ -100,7 +100,7 @@ class ErrorKind(StrEnum):
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
-    """Make this job's video. `folder` is absolute, holds the input files and receives the output."""
+    """Make this job's video. `folder` is absolute, holds the input and receives the output."""
 
     job_id: str
     folder: str
@@ -244,12 +244,22 @@ def job_request(**settings: Any) -> JobRequest:
     prompt = settings.get("prompt")
     if isinstance(prompt, str) and not prompt.strip():
         raise RequestError("prompt is empty; write one sentence about what should move")
+    if not _is_unicode(settings):
+        raise RequestError("the prompt holds characters that are not valid Unicode; retype them")
     for name, value in settings.items():
         _check_range(name, value)
     try:
         return msgspec.convert(settings, JobRequest)
     except msgspec.ValidationError as error:
         raise RequestError(str(error)) from None
+
+
+def _is_unicode(settings: dict[str, Any]) -> bool:
+    try:
+        f"{settings.get('prompt')}{settings.get('negative_prompt')}".encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_range(name: str, value: Any) -> None:

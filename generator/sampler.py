@@ -2,10 +2,11 @@
 
 Decides: numbers only. Refuses to know: which model predicts, where it lies, what a section is.
 Source: UniPC, arXiv:2302.04867 (Zhao et al. 2023), in its data-prediction form on a flow-matching
-path x = (1 − sigma)·x0 + sigma·noise, with lambda = −ln sigma and B(h) = −h, as FramePack samples.
+path x = (1 − sigma)·x0 + sigma·noise, with lambda = −ln sigma and B(h) = −h, as FramePack
+samples.
 
-The step coefficients are float64: they are small differences of nearly equal numbers, and in float32
-they are noise at 25 steps (rho_c of (−0.52, 0.42, 0.60) instead of (0.23, −0.10, 0.37)).
+The step coefficients are float64: they are small differences of nearly equal numbers, and in
+float32 they are noise at 25 steps (rho_c of (−0.52, 0.42, 0.60) instead of (0.23, −0.10, 0.37)).
 """
 
 from __future__ import annotations
@@ -79,10 +80,7 @@ class UniPC:
     def advance(self, denoise: Denoise) -> Tensor:
         """Go to the next sigma; returns the x0 predicted there."""
         sigma = self.sigmas[self.step]
-        if self.step == 0:
-            x0 = denoise(self.x, sigma)
-        else:
-            x0 = self._predict_and_correct(denoise, sigma)
+        x0 = self._predict_and_correct(denoise, sigma) if self.step else denoise(self.x, sigma)
         self.predictions = [x0, *self.predictions][:ORDER]
         self.step += 1
         return x0

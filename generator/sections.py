@@ -1,9 +1,9 @@
 """FramePack's sections: how many, in what order, and what each one sees of the video so far.
 
-Decides: the section plan, the index layout, what the history holds. Both variants are one code path
-over the data in `LAYOUTS`: which end of the video grows, in which order the context lies on the time
-axis, and whether the start latent is the first piece of history. Refuses to know: models, noise,
-pixels. Source: FramePack (arXiv:2504.12626) and its reference code, Apache-2.0.
+Decides: the section plan, the index layout, what the history holds. Both variants are one code
+path over the data in `LAYOUTS`: which end of the video grows, in which order the context lies on
+the time axis, and whether the start latent is the first piece of history. Refuses to know: models,
+noise, pixels. Source: FramePack (arXiv:2504.12626) and its reference code, Apache-2.0.
 
 A latent is a tensor (1, C, T, H, W) in float32 on the CPU, H and W in latent pixels (8 px each),
 T in latent frames (4 video frames each, the first one 1).
@@ -11,6 +11,7 @@ T in latent frames (4 video frames each, the first one 1).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -71,24 +72,24 @@ def section_plan(variant: Variant, sections: int) -> tuple[int, ...]:
 
 
 def time_indices(variant: Variant, padding: int, window: int) -> dict[str, Tensor]:
-    """Positions on the time axis, int64 (1, size), of start, window and the three contexts."""
+    """Positions on the time axis, int64 (size,), of start, window and the three contexts."""
     sizes = {"start": 1, "blank": padding * window, "window": window, **CONTEXT_SIZES}
     axis = LAYOUTS[variant].time_axis
-    positions = torch.arange(sum(sizes[part] for part in axis)).unsqueeze(0)
-    return dict(zip(axis, positions.split([sizes[part] for part in axis], dim=1), strict=True))
+    positions = torch.arange(sum(sizes[part] for part in axis))
+    return dict(zip(axis, positions.split([sizes[part] for part in axis]), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What one section sees, named as the transformer's arguments."""
 
-    indices_latents: Tensor  # (1, w)
+    indices_latents: Tensor  # (w,)
     latents_clean: Tensor  # (1, C, 2, H, W): start, 1x
-    indices_latents_clean: Tensor  # (1, 2)
+    indices_latents_clean: Tensor  # (2,)
     latents_history_2x: Tensor  # (1, C, 2, H, W)
-    indices_latents_history_2x: Tensor  # (1, 2)
+    indices_latents_history_2x: Tensor  # (2,)
     latents_history_4x: Tensor  # (1, C, 16, H, W)
-    indices_latents_history_4x: Tensor  # (1, 16)
+    indices_latents_history_4x: Tensor  # (16,)
 
 
 class History:
@@ -125,7 +126,7 @@ class History:
         return Context(
             indices_latents=indices["window"],
             latents_clean=torch.cat([self._start, latents["1x"]], dim=2),
-            indices_latents_clean=torch.cat([indices["start"], indices["1x"]], dim=1),
+            indices_latents_clean=torch.cat([indices["start"], indices["1x"]]),
             latents_history_2x=latents["2x"],
             indices_latents_history_2x=indices["2x"],
             latents_history_4x=latents["4x"],
@@ -136,7 +137,7 @@ class History:
         """Add a sampled section (1, C, w, H, W) at the end that grows."""
         self._pieces.append(section)
 
-    def chunks(self) -> list[Tensor]:
+    def chunks(self) -> Iterator[Tensor]:
         """What the decoder is given, in time order: each section with its successor's overlap.
 
         Neighbouring chunks share one section, which decodes to 4w − 3 frames of both. The start
@@ -145,11 +146,14 @@ class History:
         2w …, w and F1 w + 1, 2w …
         """
         start, *sections = self._in_time_order()
+        groups: list[tuple[Tensor, ...]] = [*pairwise(sections)]
         if self._layout.grows_backward:
-            chunks = [torch.cat(pair, dim=2) for pair in pairwise(sections)] + [sections[-1]]
-            return [torch.cat([start, chunks[0]], dim=2), *chunks[1:]]
-        first = torch.cat([start, sections[0]], dim=2)
-        return [first] + [torch.cat(pair, dim=2) for pair in pairwise(sections)]
+            groups.append((sections[-1],))
+            groups[0] = (start, *groups[0])
+        else:
+            groups.insert(0, (start, sections[0]))
+        for group in groups:
+            yield torch.cat(group, dim=2)
 
     def latents(self) -> Tensor:
         """All latents in time order, the start latent first: (1, C, 1 + n·w, H, W)."""

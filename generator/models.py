@@ -1,0 +1,277 @@
+"""A model folder: what must lie in it, and how each part becomes a module.
+
+Decides: the parts of a diffusers-style folder, their classes, the names `demo` and `tiny`, the
+digest that says which weights made a video. Refuses to know: what a part is used for, and where it
+lies while it is used (that is `placement`). Weights are read from safetensors files only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from generator.errors import ModelError
+from generator.protocol import Variant
+from generator.timesteps import pin_timesteps
+
+log = logging.getLogger(__name__)
+
+DEMO_MODEL = Path(__file__).parent / "demo_model"
+SAMPLED_ABOVE_BYTES = 64 * 2**20
+SAMPLE_BYTES = 64 * 2**10
+SAMPLES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One sub-folder: the file that describes it, its class there, and whether it has weights."""
+
+    describing_file: str
+    class_names: tuple[str, ...] = ()
+    has_weights: bool = True
+
+
+PARTS = {
+    "tokenizer": Part(describing_file="tokenizer.json", has_weights=False),
+    "tokenizer_2": Part(describing_file="tokenizer.json", has_weights=False),
+    "feature_extractor": Part(describing_file="preprocessor_config.json", has_weights=False),
+    "text_encoder": Part(
+        describing_file="config.json", class_names=("LlamaModel", "LlamaForCausalLM")
+    ),
+    "text_encoder_2": Part(
+        describing_file="config.json", class_names=("CLIPTextModel", "CLIPTextModelWithProjection")
+    ),
+    "image_encoder": Part(
+        describing_file="config.json", class_names=("SiglipVisionModel", "SiglipModel")
+    ),
+    "vae": Part(describing_file="config.json", class_names=("AutoencoderKLHunyuanVideo",)),
+    "transformer": Part(
+        describing_file="config.json", class_names=("HunyuanVideoFramepackTransformer3DModel",)
+    ),
+}
+F1_TRANSFORMER = "transformer_f1"
+
+
+class ModelFolder:
+    """A complete model folder. ModelError names every part that is missing or of another kind."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        problems = list(self._problems())
+        if problems:
+            raise ModelError(f"The model folder {path} can not be used: {'; '.join(problems)}.")
+
+    def transformer_part(self, variant: Variant) -> str:
+        """The sub-folder that holds this variant's transformer."""
+        if variant is Variant.F1 and (self.path / F1_TRANSFORMER).is_dir():
+            return F1_TRANSFORMER
+        return "transformer"
+
+    def read_json(self, name: str) -> Any | None:
+        """An optional JSON file of the folder, such as preview.json; None where there is none."""
+        file = self.path / name
+        try:
+            return json.loads(file.read_text("utf-8")) if file.exists() else None
+        except ValueError as error:
+            raise ModelError(f"{file} is not valid JSON: {error}.") from None
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The part's config.json."""
+        config: dict[str, Any] = json.loads((self.path / part / "config.json").read_text("utf-8"))
+        return config
+
+    def digest(self, part: str) -> str:
+        """16 hex digits that change with any file of the part.
+
+        Files above 64 MiB are sampled: size, head and 64 spots, so that 24 GiB cost milliseconds.
+        """
+        digest = hashlib.sha256()
+        for file in sorted((self.path / part).rglob("*")):
+            if file.is_file() and file.suffix in {".json", ".safetensors", ".txt", ".model"}:
+                digest.update(file.name.encode())
+                for piece in _telling_bytes(file):
+                    digest.update(piece)
+        return digest.hexdigest()[:16]
+
+    def load_tokenizer(self, part: str) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.path / part)
+
+    def load_feature_extractor(self) -> Any:
+        """The image processor on Pillow: with torchvision installed the default one differs."""
+        from transformers import SiglipImageProcessorPil
+
+        return SiglipImageProcessorPil.from_pretrained(self.path / "feature_extractor")
+
+    def load(self, part: str, dtype: torch.dtype) -> nn.Module:
+        """The part's module on the CPU, in evaluation mode, without gradients."""
+        try:
+            with _quiet_libraries():
+                module = _LOADERS[part.removesuffix("_f1")](self.path / part, dtype)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise ModelError(f"{self.path / part} could not be loaded: {reason}") from error
+        return module.eval().requires_grad_(False)
+
+    def _problems(self) -> Iterator[str]:
+        if not self.path.is_dir():
+            yield "there is no such folder"
+            return
+        for name, part in PARTS.items():
+            yield from self._part_problems(name, part)
+        if (self.path / F1_TRANSFORMER).is_dir():
+            yield from self._part_problems(F1_TRANSFORMER, PARTS["transformer"])
+
+    def _part_problems(self, name: str, part: Part) -> Iterator[str]:
+        folder = self.path / name
+        if not folder.is_dir():
+            yield f"the sub-folder {name}/ is missing"
+        elif not _describes(folder, part):
+            yield f"{name}/{part.describing_file} is missing"
+        elif part.has_weights:
+            yield from _class_problems(folder, part)
+            yield from _weight_problems(folder)
+
+
+def open_model(name_or_folder: str) -> ModelFolder:
+    """The folder behind a name: `demo` ships with the project, `tiny` is random and built here."""
+    if name_or_folder == "demo" and DEMO_MODEL.is_dir():
+        return ModelFolder(DEMO_MODEL)
+    if name_or_folder in {"demo", "tiny"}:
+        from generator.tiny import cached_tiny_model
+
+        return ModelFolder(cached_tiny_model())
+    path = Path(name_or_folder).expanduser()
+    if not path.is_dir():
+        raise ModelError(
+            f"There is no model folder {path.absolute()}, and no model of that name; "
+            "use demo, tiny, or the path of a folder with text_encoder, vae, transformer …"
+        )
+    return ModelFolder(path)
+
+
+def _describes(folder: Path, part: Part) -> bool:
+    if (folder / part.describing_file).is_file():
+        return True
+    # CLIP's tokenizer is often published in its older form of two files.
+    return part.describing_file == "tokenizer.json" and (folder / "vocab.json").is_file()
+
+
+def _class_problems(folder: Path, part: Part) -> Iterator[str]:
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except ValueError as error:
+        yield f"{folder.name}/config.json is not valid JSON ({error})"
+        return
+    names = [config.get("_class_name"), *(config.get("architectures") or [])]
+    found = [name for name in names if name]
+    if not set(found) & set(part.class_names):
+        yield (
+            f"{folder.name}/ holds a {' or '.join(found) or 'nameless model'}, not a "
+            + (part.class_names[0])
+        )
+
+
+def _weight_problems(folder: Path) -> Iterator[str]:
+    indices = list(folder.glob("*.safetensors.index.json"))
+    files = {file.name for file in folder.glob("*.safetensors")}
+    if not files:
+        pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt")]
+        hint = f" ({pickles[0].name} is not opened: only safetensors are safe)" if pickles else ""
+        yield f"{folder.name}/ has no .safetensors file{hint}"
+        return
+    for index in indices:
+        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        missing = sorted(shards - files)
+        if missing:
+            count = f"{len(missing)} of {len(shards)} files"
+            yield f"{folder.name}/ lacks {count}, such as {missing[0]}"
+
+
+def _telling_bytes(file: Path) -> Iterator[bytes]:
+    size = file.stat().st_size
+    yield size.to_bytes(8, "little")
+    with file.open("rb") as stream:
+        if size <= SAMPLED_ABOVE_BYTES:
+            yield stream.read()
+            return
+        for spot in range(SAMPLES + 1):
+            stream.seek((size - SAMPLE_BYTES) * spot // SAMPLES)
+            yield stream.read(SAMPLE_BYTES)
+
+
+def _load_llama(path: Path, dtype: torch.dtype) -> nn.Module:
+    from transformers import LlamaModel
+
+    return LlamaModel.from_pretrained(path, dtype=dtype, use_safetensors=True)
+
+
+def _load_clip(path: Path, dtype: torch.dtype) -> nn.Module:
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel.from_pretrained(path, dtype=dtype, use_safetensors=True)
+
+
+def _load_siglip(path: Path, dtype: torch.dtype) -> nn.Module:
+    from transformers import SiglipVisionModel
+
+    # The pooling head is never used.
+    return SiglipVisionModel.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, vision_use_head=False
+    )
+
+
+def _load_vae(path: Path, dtype: torch.dtype) -> nn.Module:
+    from diffusers import AutoencoderKLHunyuanVideo
+
+    return AutoencoderKLHunyuanVideo.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+
+
+def _load_transformer(path: Path, dtype: torch.dtype) -> nn.Module:
+    from diffusers import HunyuanVideoFramepackTransformer3DModel
+
+    transformer = HunyuanVideoFramepackTransformer3DModel.from_pretrained(
+        path, torch_dtype=dtype, use_safetensors=True
+    )
+    pin_timesteps(transformer)
+    # The reference keeps the output layer in float32: velocities are differences.
+    transformer.proj_out.float()
+    transformer.proj_out.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    return transformer
+
+
+_LOADERS: dict[str, Callable[[Path, torch.dtype], nn.Module]] = {
+    "text_encoder": _load_llama,
+    "text_encoder_2": _load_clip,
+    "image_encoder": _load_siglip,
+    "vae": _load_vae,
+    "transformer": _load_transformer,
+}
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' load reports (SigLIP's unused head) and progress bars off stderr."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    levels = transformers_logging.get_verbosity(), diffusers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(levels[0])
+        diffusers_logging.set_verbosity(levels[1])

@@ -1,0 +1,46 @@
+"""What this machine has, for `doctor`: versions, GPU, ffmpeg. It reports; it never fails."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import Any
+
+
+def probe() -> str:
+    """One JSON object. What is missing is null, with a sentence under `problems`."""
+    found: dict[str, Any] = {"python": platform.python_version(), "problems": []}
+    _probe_torch(found)
+    _probe_ffmpeg(found)
+    try:
+        from generator.record import library_versions
+
+        found["versions"] = library_versions()
+    except ImportError as error:
+        found["versions"] = None
+        found["problems"].append(f"The generator's packages are incomplete: {error}.")
+    return json.dumps(found)
+
+
+def _probe_torch(found: dict[str, Any]) -> None:
+    found |= {"torch": None, "cuda": None, "gpus": []}
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        found["problems"].append(f"torch can not be imported: {error}.")
+        return
+    found["torch"], found["cuda"] = torch.__version__, torch.version.cuda
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        gib = round(properties.total_memory / 2**30, 1)
+        found["gpus"].append({"name": properties.name, "vram_gib": gib})
+
+
+def _probe_ffmpeg(found: dict[str, Any]) -> None:
+    found["ffmpeg"] = None
+    try:
+        import imageio_ffmpeg
+
+        found["ffmpeg"] = imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        found["problems"].append(f"ffmpeg was not found: {error}.")

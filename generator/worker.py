@@ -1,0 +1,177 @@
+"""The child process: one thread works, one reads; a job ends with exactly one message.
+
+Decides: how a job's exception becomes `Failed`, how stdout is kept clean, when the process ends.
+Refuses to know: who is at the other end of the pipes. It ends with its parent: when stdin closes,
+for whatever reason, nobody waits for the result any more.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import queue
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import msgspec
+
+from generator.errors import GeneratorError
+from generator.protocol import (
+    PROTOCOL_VERSION,
+    Broken,
+    Cancel,
+    Cancelled,
+    ErrorKind,
+    Failed,
+    Finished,
+    FromGenerator,
+    Generate,
+    Ready,
+    ToGenerator,
+    decode_to_generator,
+    encode_line,
+)
+
+if TYPE_CHECKING:
+    from generator.workshop import Settings, Workshop
+
+log = logging.getLogger(__name__)
+
+
+class Line:
+    """The way out: messages go to the parent, everything else that prints goes to stderr."""
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream = stream
+
+    @classmethod
+    def guarding_stdout(cls) -> Line:
+        """Take file descriptor 1 for messages and point it at stderr for everybody else."""
+        sys.stdout.flush()
+        own = os.dup(1)
+        os.dup2(2, 1)
+        return cls(os.fdopen(own, "wb", buffering=0))
+
+    def send(self, message: FromGenerator) -> None:
+        """Write one message. A parent that is gone is the reader's business."""
+        try:
+            self._stream.write(encode_line(message))
+        except OSError as error:
+            log.warning("Nobody reads: %s", error)
+
+
+class Inbox:
+    """The way in: jobs in order, cancels at once. The process ends when the pipe does."""
+
+    def __init__(self, stream: IO[bytes]):
+        self.jobs: queue.Queue[Generate] = queue.Queue()
+        self._cancelled: set[str] = set()
+        self._stream = stream
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def is_cancelled(self, job_id: str) -> bool:
+        """Whether somebody asked for the end of this job."""
+        return job_id in self._cancelled
+
+    def forget(self, job_id: str) -> None:
+        """The job has ended; a later one may bear its name."""
+        self._cancelled.discard(job_id)
+
+    def _read(self) -> None:
+        for line in self._stream:
+            try:
+                self._take(decode_to_generator(line))
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                log.error("A line was not understood: %s", error)
+        log.info("The parent is gone")
+        os._exit(0)  # the other thread may be deep in a computation that nobody wants any more
+
+    def _take(self, message: ToGenerator) -> None:
+        if isinstance(message, Cancel):
+            self._cancelled.add(message.job_id)
+        else:
+            self._cancelled.discard(message.job_id)
+            self.jobs.put(message)
+
+
+def serve(settings: Settings) -> int:
+    """Say Ready, then make one video after another until stdin closes. 1: could not start."""
+    line = Line.guarding_stdout()
+    try:
+        from generator.workshop import open_workshop
+
+        workshop = open_workshop(settings)
+    except GeneratorError as error:
+        line.send(Broken(kind=error.kind, message=str(error)))
+        return 1
+    except ImportError as error:
+        line.send(Broken(kind=ErrorKind.MODEL, message=_missing_package(error)))
+        return 1
+    line.send(_ready(workshop))
+    inbox = Inbox(sys.stdin.buffer)
+    while True:
+        message = inbox.jobs.get()
+        line.send(_run(message, workshop, inbox, line))
+        inbox.forget(message.job_id)
+
+
+def _run(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> FromGenerator:
+    """Make one video; progress goes out as it comes, the end is returned."""
+    from generator.pipeline import generate
+
+    job_id = message.job_id
+    try:
+        with closing(generate(job_id, message.request, Path(message.folder), workshop)) as events:
+            for event in events:
+                if inbox.is_cancelled(job_id):
+                    return Cancelled(job_id=job_id)
+                if isinstance(event, Finished):
+                    return event
+                line.send(event)
+        raise AssertionError("generate() ended without Finished")
+    except Exception as error:
+        return failure(job_id, error)
+
+
+def failure(job_id: str, error: Exception) -> Failed:
+    """What to tell the asker about this exception; the traceback goes to the log."""
+    if isinstance(error, GeneratorError):
+        log.warning("Job %s: %s", job_id, error)
+        return Failed(job_id=job_id, kind=error.kind, message=str(error))
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        log.error("Job %s: %s", job_id, error)
+        sentence = "The disk of the bot's machine is full; its operator must free some space."
+        return Failed(job_id=job_id, kind=ErrorKind.DISK, message=sentence)
+    if isinstance(error, MemoryError):
+        log.error("Job %s: %s", job_id, error)
+        sentence = "The machine ran out of memory; ask for a smaller resolution."
+        return Failed(job_id=job_id, kind=ErrorKind.MEMORY, message=sentence)
+    log.exception("Job %s failed", job_id)
+    sentence = f"The generator failed ({type(error).__name__}); the log says why under {job_id}."
+    return Failed(job_id=job_id, kind=ErrorKind.INTERNAL, message=sentence)
+
+
+def _ready(workshop: Workshop) -> Ready:
+    from generator.record import library_versions
+
+    placement = workshop.placement
+    return Ready(
+        protocol_version=PROTOCOL_VERSION,
+        model=placement.model.path.name,
+        device=str(placement.device),
+        device_name=placement.device_name,
+        dtype=str(placement.transformer_dtype).removeprefix("torch."),
+        placement=str(placement.mode),
+        versions=library_versions(),
+    )
+
+
+def _missing_package(error: ImportError) -> str:
+    return (
+        f"The generator's packages are not installed ({error.name or error}); "
+        'run: pip install "framepack-bot[generator]"'
+    )

@@ -1,0 +1,49 @@
+"""What outlives a job, and how it is opened from the command line's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from generator.conditions import EncodingCache
+from generator.models import open_model
+from generator.placement import Mode, Placement
+from generator.progress import Pace
+
+
+class Settings(Protocol):
+    """The command line's words about model and machine."""
+
+    model: str
+    device: str
+    dtype: str
+    placement: str
+    preserve_vram_gib: float
+    cache_dir: Path | None
+
+
+@dataclass(kw_only=True)
+class Workshop:
+    """Where weights lie, what was encoded before, how fast decoding was."""
+
+    placement: Placement
+    cache: EncodingCache = field(default_factory=lambda: EncodingCache(None))
+    pace: Pace = field(default_factory=Pace)
+
+
+def open_workshop(settings: Settings) -> Workshop:
+    """Check model and device; weights are loaded when a job needs them. Raises GeneratorError."""
+    # The same bytes every time: no algorithm is chosen by a stopwatch.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    placement = Placement(
+        open_model(settings.model),
+        device=settings.device,
+        dtype=settings.dtype,
+        mode=Mode(settings.placement),
+        preserve_vram_gib=settings.preserve_vram_gib,
+    )
+    return Workshop(placement=placement, cache=EncodingCache(settings.cache_dir))
