@@ -18,7 +18,7 @@ from bot.playground.state import World
 SLASH, USER_MENU, MESSAGE_MENU = 1, 2, 3
 NAME = re.compile(r"^[-_'\w]{1,32}$")
 MAX_COMMANDS, MAX_OPTIONS = {SLASH: 100, USER_MENU: 15, MESSAGE_MENU: 15}, 25
-BOT_DM = 1
+GUILD, BOT_DM = 0, 1
 
 
 class Commands:
@@ -63,12 +63,14 @@ class Commands:
 
     def _check_place(self, command: Payload, user: User, channel: Channel) -> None:
         name = command["name"]
+        contexts = command.get("contexts")
         if channel.kind is ChannelKind.DM:
-            contexts = command.get("contexts")
             is_open = BOT_DM in contexts if contexts else command.get("dm_permission") is not False
             if not is_open or command.get("guild_id"):
                 raise ClientRefused(f"/{name} is not offered in direct messages")
             return
+        if contexts and GUILD not in contexts:
+            raise ClientRefused(f"/{name} is offered in direct messages only")
         if command.get("nsfw") and not channel.nsfw:
             raise ClientRefused(f"/{name} is offered in age-restricted channels only")
         held = self._world.permissions(channel, user)

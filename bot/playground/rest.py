@@ -131,10 +131,14 @@ class Rest:
         """One file of the CDN, whole or the range that a video player asks for."""
         data = self._api.world.files.get(int(request.match_info["file_id"]))
         fault = self._faults.meet("GET", request.path)
-        if fault is not None and fault.latency_s:
+        if fault is not None:
             await asyncio.sleep(fault.latency_s)
-        if data is None or (fault is not None and fault.status is not None):
-            return web.Response(status=fault.status if fault and fault.status else 404)
+            if fault.drop and request.transport is not None:
+                request.transport.close()
+            if fault.drop or fault.status is not None:
+                return web.Response(status=fault.status or 500)
+        if data is None:
+            return web.Response(status=404)
         kind = self._api.world.attachments[int(request.match_info["file_id"])].content_type
         wanted = BYTE_RANGE.match(request.headers.get("Range", ""))
         headers = {"Content-Type": kind, "Accept-Ranges": "bytes"}

@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 import msgspec
 from aiohttp import web
 
-from bot.playground import posting
+from bot.playground import payloads, posting
 from bot.playground.api import Api
 from bot.playground.commands import MESSAGE_MENU, SLASH
 from bot.playground.entities import (
@@ -293,6 +293,16 @@ class Playground:
         """Remove the bot from the server."""
         self.world.is_member = False
         self.gateway.send("GUILD_DELETE", {"id": str(self.world.guild.id)}, Intent.GUILDS)
+
+    def invite_bot(self) -> None:
+        """Bring the bot back to the server."""
+        self.world.is_member = True
+        self.gateway.send("GUILD_CREATE", payloads.guild(self.world), Intent.GUILDS)
+
+    def server_outage(self) -> None:
+        """Make the server unavailable, as in an outage; `invite_bot` ends it."""
+        lost = {"id": str(self.world.guild.id), "unavailable": True}
+        self.gateway.send("GUILD_DELETE", lost, Intent.GUILDS)
 
     def turn_clock_forward(self, seconds: float) -> None:
         """Let this much time pass at once on the playground: tokens die, messages get old."""

@@ -109,6 +109,12 @@ class SmallBot(discord.Client):
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         self._note(f"kicked from {guild.id}")
 
+    async def on_guild_unavailable(self, guild: discord.Guild) -> None:
+        self._note(f"outage of {guild.id}")
+
+    async def on_guild_available(self, guild: discord.Guild) -> None:
+        self._note("server back")
+
     async def on_message(self, message: discord.Message) -> None:
         self._note(f"message {message.content!r} {len(message.attachments)}")
 

@@ -166,6 +166,28 @@ async def test_being_kicked(playground: Playground, bot: SmallBot) -> None:
     assert caught.value.code == 50001
 
 
+async def test_an_outage_of_the_server_is_not_a_kick(playground: Playground, bot: SmallBot) -> None:
+    playground.server_outage()
+    await bot.until(lambda: bot.guilds[0].unavailable)
+    playground.invite_bot()
+    await bot.until_seen("server back")
+    assert not [event for event in bot.seen if event.startswith("kicked")]
+
+
+async def test_a_lost_download(playground: Playground, bot: SmallBot) -> None:
+    # aiohttp asks a second time by itself when a kept connection is dropped under a GET
+    for number, fault in enumerate(({"drop": True}, {"status": 503}), start=1):
+        playground.faults.inject("GET /ephemeral-attachments/*", times=None, **fault)
+        await playground.slash(
+            playground.ben, playground.pictures, "show", files={"image": PICTURE}
+        )
+        await bot.until(lambda number=number: len(bot.errors) == number)
+        playground.faults.clear()
+    dropped, refused = (error.original for error in bot.errors)
+    assert isinstance(dropped, aiohttp.ClientConnectionError)
+    assert refused.status == 503
+
+
 async def test_closed_direct_messages(playground: Playground, bot: SmallBot) -> None:
     dm = await bot.create_dm(discord.Object(playground.ben.id))
     await dm.send("hello")
