@@ -53,8 +53,9 @@ class PostError(Exception):
         self.trouble = trouble
 
     @property
-    def reason(self) -> str:
-        return str(self)
+    def passes(self) -> bool:
+        """Whether the same request may do better later."""
+        return self.trouble is Trouble.TRANSIENT
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):

@@ -105,8 +105,9 @@ class Publisher:
             if error.trouble is not Trouble.TEXT:
                 raise
             await self._update(message)  # now without the prompt
-        if message.message_id is None:
-            raise PostError(Trouble.MESSAGE_GONE, "the message was deleted at once")
+        if message.message_id is None:  # the loop was faster, and had trouble of its own
+            trouble = Trouble.FORBIDDEN if message.stopped else Trouble.TRANSIENT
+            raise PostError(trouble, "Discord does not take the status message")
         return message.message_id
 
     def show(

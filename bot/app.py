@@ -1,0 +1,220 @@
+"""Puts the bot together, runs it, and takes it apart again.
+
+Decides: what is opened in which order, who owns which task, what counts as a failed start, how
+everything ends within `STOP_WITHIN_S`. Refuses to know: what the parts do.
+
+Opened in this order and closed in the other: the data folder's lock, the database, the picture
+process, the Discord login, the generator. Only then does anything run. What goes wrong before that
+is one sentence for whoever starts the bot; later nothing but a signal ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
+from types import FrameType
+
+import aiohttp
+import discord
+import msgspec
+import yarl
+
+from bot.backend import BackendError, LocalBackend, generator_command
+from bot.client import Client, login_sentence
+from bot.commands import Desk
+from bot.config import Config
+from bot.delivery import Delivery
+from bot.dispatcher import Dispatcher
+from bot.instance import InstanceError, sole_instance
+from bot.intake import Intake, IntakeError, picture_limits
+from bot.orders import Orders
+from bot.posts import DiscordPosts
+from bot.publisher import Publisher, is_last
+from storage.jobs import JobStore, StorageError, utc_now
+
+log = logging.getLogger(__name__)
+
+DATABASE_NAME = "bot.sqlite3"
+JOBS_NAME = "jobs"
+CACHE_NAME = "cache"
+
+STOP_WITHIN_S = 15.0
+CLIENT_CLOSE_S = 3.0
+BACKEND_CLOSE_S = 8.0
+REFRESHED = 50
+REFRESHED_SINCE = timedelta(hours=24)
+
+
+class StartError(Exception):
+    """The bot can not run; the text is one sentence for whoever started it."""
+
+
+class _Stopped(Exception):
+    """Somebody asked the bot to end."""
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """A bot whose parts are open and connected, and not yet running."""
+
+    client: Client
+    desk: Desk
+    delivery: Delivery
+
+
+async def run_bot(
+    config: Config,
+    token: str,
+    *,
+    command: Sequence[str] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Run the bot until a signal comes or `stop` is set. Raises StartError.
+
+    `command` is what is started as the generator; the project's own without it.
+    """
+    stop = asyncio.Event() if stop is None else stop
+    failure: Exception | None = None
+    with _signals_set(stop):
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_raise_when(stop), name="stop")
+                async with AsyncExitStack() as stack:
+                    parts = await _open(stack, config, token, command or _generator(config))
+                    await _run(group, parts)
+        except* _Stopped:
+            log.info("stopped")
+        except* StartError as errors:
+            failure = errors.exceptions[0]
+        except* (discord.ConnectionClosed, discord.PrivilegedIntentsRequired) as errors:
+            sentence = login_sentence(errors.exceptions[0], config.discord.gateway_url)
+            failure = StartError(sentence)
+    if failure is not None:
+        raise failure
+
+
+async def _run(group: asyncio.TaskGroup, parts: Parts) -> None:
+    """Work until cancelled."""
+    loops = {
+        "publisher": parts.desk.publisher.run(),
+        "delivery": parts.delivery.run(),
+        "dispatcher": parts.desk.dispatcher.run(),
+        "client": parts.client.connect(),
+    }
+    await asyncio.gather(*(group.create_task(loop, name=name) for name, loop in loops.items()))
+
+
+async def _take_up(desk: Desk) -> None:
+    """Have the status messages of an earlier run brought up to date, in the slow lane."""
+    for job in await desk.store.undelivered():
+        desk.publisher.show(job)
+    since = utc_now() - REFRESHED_SINCE
+    for job in await desk.store.recent(REFRESHED):
+        if is_last(job) and job.status_message_id and (job.ended_at or job.created_at) > since:
+            desk.publisher.show(job)
+    await desk.dispatcher.tell_queue()
+
+
+async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequence[str]) -> Parts:
+    """Open everything, and put what closes it on the stack. StartError."""
+    data_dir = config.storage.data_dir
+    jobs_dir = data_dir / JOBS_NAME
+    try:
+        stack.enter_context(sole_instance(data_dir))
+        store = await stack.enter_async_context(await JobStore.open(data_dir / DATABASE_NAME))
+        for job in await store.requeue_running():
+            log.info("job %s was running when the bot ended; it is %s now", job.id, job.state)
+        intake = await stack.enter_async_context(Intake(picture_limits(config.limits)))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        orders = Orders(config, store, intake, session, jobs_dir)
+        await orders.remove_strays()
+        backend = LocalBackend(
+            command,
+            start_timeout_s=config.generator.start_timeout_s,
+            cancel_grace_s=config.generator.cancel_grace_s,
+            close_timeout_s=BACKEND_CLOSE_S,
+        )
+        client = Client(config)
+        posts = DiscordPosts(client)
+        publisher = Publisher(posts, store, jobs_dir)
+        delivery = Delivery(posts, store, publisher, jobs_dir)
+        dispatcher = Dispatcher(store, backend, publisher, delivery, jobs_dir)
+        client.desk = Desk(
+            config=config,
+            store=store,
+            orders=orders,
+            posts=posts,
+            publisher=publisher,
+            dispatcher=dispatcher,
+        )
+        await stack.enter_async_context(_logged_in(client, config, token))
+        await stack.enter_async_context(backend)
+        await backend.start()
+        await _take_up(client.desk)
+    except (InstanceError, StorageError, IntakeError, BackendError, OSError) as error:
+        raise StartError(str(error)) from error
+    return Parts(client=client, desk=client.desk, delivery=delivery)
+
+
+@asynccontextmanager
+async def _logged_in(client: Client, config: Config, token: str) -> AsyncIterator[None]:
+    """The client with its token accepted and its commands registered; closed at the end."""
+    discord_config = config.discord
+    if discord_config.api_url:
+        discord.http.Route.BASE = discord_config.api_url
+    if discord_config.gateway_url:
+        gateway = yarl.URL(discord_config.gateway_url)
+        discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = gateway
+    try:
+        await client.login(token)
+    except (discord.DiscordException, aiohttp.ClientError, OSError) as error:
+        await client.close()
+        raise StartError(login_sentence(error, discord_config.api_url)) from error
+    try:
+        yield
+    finally:
+        try:
+            async with asyncio.timeout(CLIENT_CLOSE_S):
+                await client.close()
+        except TimeoutError:
+            log.warning("the connection to Discord did not close in %g s", CLIENT_CLOSE_S)
+
+
+def _generator(config: Config) -> list[str]:
+    generator = config.generator
+    return generator_command(
+        model=generator.model,
+        device=generator.device,
+        dtype=generator.dtype,
+        preserve_vram_gib=generator.preserve_vram_gib,
+        cache_dir=config.storage.data_dir / CACHE_NAME,
+    )
+
+
+async def _raise_when(stop: asyncio.Event) -> None:
+    await stop.wait()
+    raise _Stopped
+
+
+@contextmanager
+def _signals_set(stop: asyncio.Event) -> Iterator[None]:
+    """While it lasts, whatever asks a process to end sets `stop`. Only the main thread gets any."""
+    loop = asyncio.get_running_loop()
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last is Windows' Ctrl-Break
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+
+    def set_stop(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    before = {number: signal.signal(number, set_stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,165 @@
+"""The Discord client: what is registered when, and which events matter.
+
+Decides: intents, command sync, what a deleted message or a lost server means. Refuses to know: what
+the commands do. Nothing starts in `on_ready`, which fires again with every new session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import discord
+import msgspec
+from discord import app_commands
+
+from bot.commands import Desk, build_commands, cancel, stumbled
+from bot.config import Config
+from bot.posts import NOBODY
+from bot.replies import Reply
+from bot.texts import Text, say
+from bot.views import CancelButton
+from storage.jobs import WrongState
+
+log = logging.getLogger(__name__)
+
+LONGEST_RATE_LIMIT_S = 60.0
+SYNC_FILE = "commands.sha256"
+
+
+class Client(discord.Client):
+    """One connection to Discord. `desk` is set before `login()`, which registers the commands."""
+
+    desk: Desk
+
+    def __init__(self, config: Config) -> None:
+        intents = discord.Intents.none()
+        intents.guilds = intents.guild_messages = True
+        intents.dm_messages = config.discord.allow_dms
+        super().__init__(
+            intents=intents,
+            allowed_mentions=NOBODY,
+            max_messages=None,
+            max_ratelimit_timeout=LONGEST_RATE_LIMIT_S,
+            chunk_guilds_at_startup=False,
+        )
+        self.tree = Tree(self)
+
+    async def setup_hook(self) -> None:
+        """Register buttons and commands, and sync the commands if they have changed."""
+        self.add_dynamic_items(CancelButton)
+        for command in build_commands(self.desk):
+            self.tree.add_command(command)
+        await sync_commands(self, self.desk.config)
+
+    async def cancel_pressed(self, interaction: discord.Interaction[Any], job_id: str) -> None:
+        """A Cancel button was pressed. Whose job it is stands on the row."""
+        try:
+            await cancel(self.desk, interaction, job_id)
+        except Exception as error:
+            await stumbled(self.desk, interaction, error)
+
+    async def on_raw_message_delete(self, event: discord.RawMessageDeleteEvent) -> None:
+        """A status message that is gone is not edited any more; its job goes on."""
+        await self.desk.publisher.message_deleted(event.message_id)
+
+    async def on_raw_bulk_message_delete(self, event: discord.RawBulkMessageDeleteEvent) -> None:
+        """As for one message."""
+        for message_id in event.message_ids:
+            await self.desk.publisher.message_deleted(message_id)
+
+    async def on_guild_remove(self, guild: discord.Guild) -> None:
+        """The bot was removed from a server: what waits there would reach nobody."""
+        for job in await self.desk.store.waiting():
+            if job.guild_id == guild.id:
+                log.info("job %s is cancelled: the bot has left its server", job.id)
+                try:
+                    await self.desk.dispatcher.cancel(job.id)
+                except WrongState as error:
+                    log.info("%s", error)
+
+
+class Tree(app_commands.CommandTree[Client]):
+    """The commands of one client, and the place where their errors arrive."""
+
+    async def on_error(
+        self, interaction: discord.Interaction[Client], error: app_commands.AppCommandError, /
+    ) -> None:
+        """Tell the asker what can be told."""
+        desk = self.client.desk
+        if isinstance(error, app_commands.CommandSignatureMismatch | app_commands.CommandNotFound):
+            log.warning("%s", error)
+            return await Reply(interaction, desk.posts).refuse(say(Text.COMMAND_CHANGED))
+        cause = error.original if isinstance(error, app_commands.CommandInvokeError) else error
+        await stumbled(desk, interaction, cause)
+
+
+async def sync_commands(client: Client, config: Config) -> None:
+    """Register the commands if they are not those that were registered last.
+
+    What was registered last is kept as a hash in the data folder. With `guild_ids` they are
+    registered on these servers only, at once; else everywhere.
+    """
+    file = config.storage.data_dir / SYNC_FILE
+    payload = [command.to_dict(client.tree) for command in client.tree.get_commands()]
+    place = [client.application_id, config.discord.api_url, config.discord.guild_ids]
+    encoded = msgspec.json.encode([payload, place], order="sorted")
+    digest = hashlib.sha256(encoded).hexdigest()
+    if _read(file) == digest:
+        return log.info("the commands are registered already")
+    guilds = [discord.Object(guild_id) for guild_id in config.discord.guild_ids]
+    for guild in guilds:
+        client.tree.copy_global_to(guild=guild)
+        await client.tree.sync(guild=guild)
+    if guilds:
+        client.tree.clear_commands(guild=None)
+    await client.tree.sync()
+    _write(file, digest)
+    log.info("%d commands registered", len(payload))
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _write(file: Path, text: str) -> None:
+    """Keep the hash; if that fails the commands are registered once more next time."""
+    part = file.with_name(file.name + ".part")
+    try:
+        part.write_text(text, encoding="ascii")
+        part.replace(file)
+    except OSError as error:
+        log.warning("%s can not be written: %s", file, error)
+
+
+def login_sentence(error: Exception, api_url: str) -> str:
+    """Why the bot can not log in, in one sentence for whoever runs it."""
+    where = api_url or "Discord"
+    match error:
+        case discord.LoginFailure():
+            return (
+                "Discord does not accept the bot's token; copy it again from "
+                "discord.com/developers/applications → your application → Bot → Reset Token"
+            )
+        case discord.PrivilegedIntentsRequired():
+            return (
+                "Discord refuses the bot's intents; it needs none of the privileged ones, so check "
+                "that the token belongs to this bot"
+            )
+        case discord.Forbidden():
+            return (
+                f"{where} refuses to register the commands ({error}); check that the bot is on "
+                "every server of discord.guild_ids, invited with the scope applications.commands"
+            )
+        case aiohttp.ClientError() | OSError():
+            return (
+                f"{where} can not be reached ({error or type(error).__name__}); check the network, "
+                "and discord.api_url in the config"
+            )
+    return f"{where} does not let the bot in: {error}"

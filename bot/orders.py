@@ -1,0 +1,153 @@
+"""From what somebody asks for to a row in the database, or to a sentence why not.
+
+Decides: which wishes are taken, with which settings, and that nothing half-done stays of those that
+are not. Refuses to know: interactions, messages, the generator. The picture is in the job's folder
+before the row is written, so a row always has its picture; a folder without a row is nobody's and
+goes at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from bot.config import Config
+from bot.intake import Intake, IntakeError, attachment_origins, download
+from bot.texts import Text, say
+from generator.protocol import JobRequest, RequestError, job_request
+from storage.jobs import DuplicateJob, Job, JobStore, NewJob, StorageError, new_job_id
+
+log = logging.getLogger(__name__)
+
+RANDOM_SEEDS = 2**31
+MIB = 1 << 20
+
+
+class Refusal(Exception):
+    """This wish is not taken; the text is one sentence for the asker."""
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks for what, and where. `picture_url` is where Discord keeps the attachment."""
+
+    interaction_id: int
+    guild_id: int | None
+    channel_id: int
+    user_id: int
+    request: JobRequest
+    picture_url: str
+
+
+class Orders:
+    """Takes wishes. The session is for downloads; whoever made it closes it."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: JobStore,
+        intake: Intake,
+        session: aiohttp.ClientSession,
+        jobs_dir: Path,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._intake = intake
+        self._session = session
+        self._jobs_dir = jobs_dir
+        self._origins = attachment_origins(config.discord.api_url)
+
+    def request(
+        self, prompt: str, seconds: float | None, seed: int | None, steps: int | None
+    ) -> JobRequest:
+        """The settings of a job: what was asked for, else the configured defaults. Refusal."""
+        limits = self._config.limits
+        if not prompt.strip():
+            raise Refusal(say(Text.PROMPT_EMPTY))
+        if len(prompt) > limits.max_prompt_chars:
+            raise Refusal(say(Text.PROMPT_LONG, length=len(prompt), limit=limits.max_prompt_chars))
+        if seconds is not None and seconds > limits.max_seconds:
+            raise Refusal(say(Text.SECONDS_LONG, seconds=seconds, limit=limits.max_seconds))
+        settings: dict[str, Any] = msgspec.structs.asdict(self._config.defaults)
+        asked = {"seconds": seconds, "steps": steps}
+        settings |= {name: value for name, value in asked.items() if value is not None}
+        settings["seed"] = secrets.randbelow(RANDOM_SEEDS) if seed is None else seed
+        settings["variant"] = self._config.generator.variant
+        try:
+            return job_request(prompt=prompt.strip(), **settings)
+        except RequestError as error:
+            raise Refusal(say(Text.SETTING_WRONG, sentence=error)) from None
+
+    async def take(self, wish: Wish) -> Job:
+        """The queued job. Refusal for the asker; DuplicateJob when it is a row already."""
+        new = NewJob(
+            id=new_job_id(),
+            interaction_id=wish.interaction_id,
+            guild_id=wish.guild_id,
+            channel_id=wish.channel_id,
+            user_id=wish.user_id,
+            request=wish.request,
+        )
+        folder, taken = self._jobs_dir / new.id, False
+        try:
+            await self._check_share(wish.user_id)
+            note = await self._fetch_picture(wish.picture_url, folder / new.request.image)
+            job = await self._store.enqueue(msgspec.structs.replace(new, input_note=note))
+            taken = True
+        except DuplicateJob:
+            raise
+        except (IntakeError, StorageError, OSError) as error:
+            raise _refusal(error) from error
+        finally:
+            if not taken:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        log.info("job %s taken from user %d", job.id, job.user_id)
+        return job
+
+    async def discard(self, job: Job) -> None:
+        """Remove the folder of a job that never began."""
+        await asyncio.to_thread(shutil.rmtree, self._jobs_dir / job.id, ignore_errors=True)
+
+    async def remove_strays(self) -> None:
+        """At start: remove the folders that no row knows. May raise StorageError."""
+        known = await self._store.known_ids()
+        for folder in await asyncio.to_thread(_folders, self._jobs_dir):
+            if folder.name not in known:
+                log.info("removing %s, which belongs to no job", folder)
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _check_share(self, user_id: int) -> None:
+        count, limit = (
+            len(await self._store.unfinished_of(user_id)),
+            self._config.limits.max_waiting_per_user,
+        )
+        if count >= limit:
+            raise Refusal(say(Text.TOO_MANY_WAITING, count=count, limit=limit))
+
+    async def _fetch_picture(self, url: str, destination: Path) -> str:
+        max_bytes = int(self._config.limits.max_attachment_mib * MIB)
+        raw = await download(url, self._session, self._origins, max_bytes)
+        return (await self._intake.accept(raw, destination)).note
+
+
+def _folders(jobs_dir: Path) -> list[Path]:
+    jobs_dir.mkdir(parents=True, exist_ok=True)
+    return [entry for entry in jobs_dir.iterdir() if entry.is_dir()]
+
+
+def _refusal(error: Exception) -> Refusal:
+    """What the asker is told of an error; the operator finds the rest in the log."""
+    if isinstance(error, IntakeError):
+        sentence = str(error)
+        return Refusal(sentence[:1].upper() + sentence[1:] + ("" if sentence[-1:] == "." else "."))
+    log.error("a job could not be taken: %s", error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = full or (isinstance(error, StorageError) and "is full" in str(error))
+    return Refusal(say(Text.DISK_FULL if full else Text.STORE_FAILED))

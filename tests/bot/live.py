@@ -1,0 +1,138 @@
+"""A live bot on the playground: real client, database, picture process and child; a fake generator.
+
+`Live.start()` runs `bot.app.run_bot` in the test's own loop, so a test can start it twice on one
+data folder. What only a process can show is in test_process.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import discord
+import msgspec
+from PIL import Image
+
+from bot.app import run_bot
+from bot.config import Config, DiscordConfig, GeneratorConfig, StorageConfig
+from bot.playground import Channel, Interaction, Message, Playground, Upload, User, plain_text
+from storage.jobs import Job, read_jobs
+
+FAKE = Path(__file__).resolve().parent.parent / "fake_generator.py"
+COMMANDS = ("animate", "cancel", "queue")
+
+
+def fake_command(*words: str) -> list[str]:
+    return [sys.executable, str(FAKE), *words]
+
+
+def png(width: int = 64, height: int = 48) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (200, 30, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PICTURE = Upload(filename="boat.png", data=png())
+
+
+class Live:
+    def __init__(self, playground: Playground, folder: Path) -> None:
+        self.playground, self.folder = playground, folder
+        self.config = Config(
+            discord=DiscordConfig(api_url=playground.api_url, gateway_url=playground.gateway_url),
+            storage=StorageConfig(data_dir=folder),
+            generator=GeneratorConfig(cancel_grace_s=5, start_timeout_s=30),
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self, *words: str, config: Config | None = None) -> AsyncIterator[None]:
+        """The bot, connected; ended in an orderly way at the end of the block."""
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            bot = group.create_task(
+                run_bot(
+                    config or self.config,
+                    self.playground.token,
+                    command=fake_command(*words),
+                    stop=stop,
+                )
+            )
+            ready = group.create_task(self.playground.bot_ready(*COMMANDS))
+            await asyncio.wait([bot, ready], return_when=asyncio.FIRST_COMPLETED)
+            if bot.done():
+                ready.cancel()
+                bot.result()
+            yield
+            stop.set()
+            async with asyncio.timeout(15):
+                await bot
+
+    async def animate(
+        self,
+        user: User | None = None,
+        channel: Channel | None = None,
+        picture: Upload = PICTURE,
+        **options: object,
+    ) -> Interaction:
+        playground = self.playground
+        return await playground.slash(
+            user or playground.ben,
+            channel or playground.pictures,
+            "animate",
+            {"prompt": "the boat rocks", **options},
+            {"image": picture},
+        )
+
+    def posts(self, channel: Channel | None = None) -> list[Message]:
+        """The bot's own public messages in a channel."""
+        messages = self.playground.messages(channel or self.playground.pictures)
+        bot = self.playground.bot.id
+        return [m for m in messages if m.author_id == bot and m.ephemeral_for is None]
+
+    def status(self, channel: Channel | None = None) -> Message | None:
+        return next((m for m in self.posts(channel) if m.embeds), None)
+
+    def videos(self, channel: Channel | None = None) -> list[Message]:
+        return [
+            message
+            for message in self.posts(channel)
+            if any(file.filename.endswith(".mp4") for file in message.attachments)
+        ]
+
+    async def video(self, channel: Channel | None = None, timeout_s: float = 30) -> Message:
+        found = await self.playground.until(lambda: self.videos(channel), timeout_s)
+        return found[0]
+
+    async def status_says(self, words: str, timeout_s: float = 30) -> Message:
+        def look() -> Message | None:
+            status = self.status()
+            return status if status and words in plain_text(status) else None
+
+        return await self.playground.until(look, timeout_s)
+
+    async def answer_says(self, interaction: Interaction, words: str) -> str:
+        def look() -> str | None:
+            response = interaction.response
+            return response.content if response and words in response.content else None
+
+        return await self.playground.until(look, 20)
+
+    def jobs(self) -> list[Job]:
+        return read_jobs(self.folder / "bot.sqlite3")
+
+    def folders(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "jobs").iterdir())
+
+
+def with_limits(config: Config, **limits: object) -> Config:
+    changed = msgspec.structs.replace(config.limits, **limits)
+    return msgspec.structs.replace(config, limits=changed)
+
+
+def reset_discord() -> None:
+    """Let this process's discord.py forget the playground."""
+    discord.http.Route.BASE = "https://discord.com/api/v10"

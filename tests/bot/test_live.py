@@ -1,0 +1,420 @@
+"""The whole bot over real sockets, with a generator that needs no GPU."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import discord
+import psutil
+import pytest
+import yarl
+from live import PICTURE, Live, with_limits
+
+from bot import publisher
+from bot.app import StartError, run_bot
+from bot.playground import Playground, Upload, controls, plain_text
+from storage.jobs import Delivery, JobState
+
+POST = "POST /channels/*/messages"
+PATCH = "PATCH /channels/*/messages/*"
+CALLBACK = "POST /interactions/*/*/callback"
+SLOW = ("--steps", "1000", "--step-s", "0.05")
+
+
+@pytest.fixture
+def live(playground: Playground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
+    monkeypatch.setattr(discord.http.Route, "BASE", playground.api_url)
+    gateway = yarl.URL(playground.gateway_url)
+    monkeypatch.setattr(discord.gateway.DiscordWebSocket, "DEFAULT_GATEWAY", gateway)
+    monkeypatch.setattr(publisher, "EDIT_GAP_S", 0.5)
+    monkeypatch.setattr(publisher, "QUIET_GAP_S", 0.1)
+    yield Live(playground, tmp_path)
+
+
+async def test_a_picture_and_a_sentence_come_back_as_a_video(live: Live) -> None:
+    async with live.running("--steps", "20", "--step-s", "0.05"):
+        asked = await live.animate(seconds=2, seed=7)
+        await asked.answered()
+        assert asked.response_time_s is not None
+        assert asked.response_time_s < 1
+        assert asked.response is not None
+        assert asked.response.ephemeral_for == live.playground.ben.id
+        video = await live.video()
+        await live.status_says("Finished")
+        link = await live.answer_says(asked, "https://discord.com/channels/")
+    status = live.status()
+    assert status is not None
+    assert str(status.id) in link
+    [job] = live.jobs()
+    assert video.reply_to_id == status.id
+    assert video.pings == (live.playground.ben.id,)
+    assert [file.filename for file in video.attachments] == [f"framepack-{job.id}.mp4"]
+    assert (job.state, job.delivery) == (JobState.FINISHED, Delivery.DELIVERED)
+    assert job.result_message_id == video.id
+    assert job.request.seed == 7
+    assert controls(status) == []
+
+
+async def test_the_status_message_shows_progress_and_a_preview(live: Live) -> None:
+    async with live.running("--steps", "30", "--step-s", "0.1"):
+        await live.animate()
+        first = await live.status_says("step ")
+        assert [button["label"] for button in controls(first)] == ["Cancel"]
+        assert "the boat rocks" in plain_text(first)
+
+        def preview() -> bool:
+            status = live.status()
+            return status is not None and bool(status.attachments)
+
+        await live.playground.until(preview)
+        await live.status_says("Took")
+    edits = [
+        event.at
+        for event in live.playground.events
+        if event.kind == "message_edited" and event.message and event.message.embeds
+    ]
+    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(edits)]
+    assert min(gaps) >= 0.45
+    status = live.status()
+    assert status is not None
+    assert status.attachments == ()
+
+
+async def test_an_interaction_that_is_delivered_twice_is_one_job(live: Live) -> None:
+    async with live.running():
+        live.playground.deliver_next_twice()
+        await live.animate()
+        await live.video()
+        await asyncio.sleep(1)
+    assert len(live.jobs()) == 1
+    assert len(live.posts()) == 2
+    assert len(live.folders()) == 1
+
+
+async def test_a_token_that_dies_after_two_seconds_changes_nothing_for_the_job(
+    live: Live,
+) -> None:
+    async with live.running("--steps", "60", "--step-s", "0.05"):
+        asked = await live.animate()
+        asked.kill_token(after_s=2.0)
+        await live.video()
+        await live.status_says("Finished")
+    assert len(live.videos()) == 1
+
+
+async def test_a_token_that_dies_at_once_changes_nothing_for_the_job(live: Live) -> None:
+    async with live.running():
+        asked = await live.animate()
+        await asked.answered()
+        asked.kill_token()
+        await live.video()
+    assert len(live.videos()) == 1
+
+
+async def test_a_refusal_whose_token_is_dead_goes_to_the_channel(live: Live) -> None:
+    async with live.running():
+        live.playground.faults.inject("GET /attachments/*", latency_s=1.0, times=None)
+        asked = await live.animate(picture=Upload(filename="a.png", data=b"this is no picture"))
+        await asked.answered()
+        asked.kill_token()
+        [message] = await live.playground.until(live.posts)
+    assert message.content.startswith(f"<@{live.playground.ben.id}>, about your `/animate`:")
+    assert message.pings == ()
+    assert live.jobs() == []
+    assert live.folders() == []
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+@pytest.mark.parametrize("pattern", [POST, PATCH])
+async def test_single_server_errors_are_survived(live: Live, pattern: str, status: int) -> None:
+    async with live.running("--steps", "10", "--step-s", "0.1"):
+        live.playground.faults.inject(pattern, status)
+        live.playground.faults.inject(pattern, status, skip=1)
+        await live.animate()
+        await live.video()
+        await live.status_says("Finished")
+    assert len(live.videos()) == 1
+    assert len(live.posts()) == 2
+
+
+async def test_lost_answers_do_not_double_anything(live: Live) -> None:
+    async with live.running():
+        live.playground.faults.inject(POST, drop=True, applied=True, times=1)
+        live.playground.faults.inject(POST, drop=True, applied=True, times=1, skip=1)
+        await live.animate()
+        await live.video()
+        await live.status_says("Finished")
+        await live.playground.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
+    assert len(live.videos()) == 1
+    assert len(live.posts()) == 2
+
+
+async def test_an_answer_that_meets_500_is_tried_again(live: Live) -> None:
+    async with live.running():
+        live.playground.faults.inject(CALLBACK, 500)
+        asked = await live.animate()
+        await live.answer_says(asked, "https://discord.com/channels/")
+        await live.video()
+
+
+async def test_after_a_restart_the_cancel_button_works_and_jobs_go_on(live: Live) -> None:
+    async with live.running(*SLOW):
+        await live.animate()
+        await live.status_says("step ")
+        await live.animate(live.playground.cleo)
+        await live.playground.until(lambda: len(live.posts()) == 2)
+    first, second = live.jobs()
+    assert (first.state, second.state) == (JobState.RUNNING, JobState.QUEUED)
+    async with live.running(*SLOW):
+        status = live.playground.world.messages[first.status_message_id or 0]
+        await live.playground.press(status, f"framepack:cancel:{first.id}", live.playground.ben)
+        await live.playground.until(
+            lambda: "Cancelled" in plain_text(live.playground.world.messages[status.id])
+        )
+        await live.playground.until(lambda: live.jobs()[1].state is JobState.RUNNING)
+    assert len(live.posts()) == 2
+
+
+async def test_what_was_delivered_is_not_delivered_again(live: Live) -> None:
+    async with live.running():
+        await live.animate()
+        await live.video()
+        await live.playground.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
+    for _ in range(2):
+        async with live.running():
+            await asyncio.sleep(0.5)
+    assert len(live.videos()) == 1
+    registered = [c for c in live.playground.calls if c.method == "PUT" and "commands" in c.path]
+    assert len(registered) == 1
+
+
+async def test_a_video_that_was_posted_but_not_written_down_is_found(live: Live) -> None:
+    async with live.running():
+        await live.animate()
+        await live.video()
+        await live.playground.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
+    import sqlite3
+
+    with sqlite3.connect(live.folder / "bot.sqlite3") as database:
+        database.execute("UPDATE jobs SET delivery = 'pending', result_message_id = NULL")
+    database.close()
+    async with live.running():
+        await live.playground.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
+    assert len(live.videos()) == 1
+
+
+async def test_a_child_killed_in_the_middle_costs_nothing_but_time(live: Live) -> None:
+    async with live.running("--steps", "40", "--step-s", "0.1"):
+        await live.animate()
+        await live.status_says("step ")
+        [child] = [
+            process
+            for process in psutil.Process().children()
+            if any("fake_generator" in word for word in process.cmdline())
+        ]
+        child.kill()
+        await live.video()
+    assert live.jobs()[0].attempts == 2
+    assert len(live.videos()) == 1
+
+
+async def test_a_deleted_status_message_is_no_cancel(live: Live) -> None:
+    async with live.running("--steps", "40", "--step-s", "0.05"):
+        await live.animate()
+        status = await live.status_says("step ")
+        live.playground.delete_message(status)
+        video = await live.video()
+    assert video.reply_to_id is None
+    assert live.posts() == [video]
+
+
+async def test_a_deleted_channel_means_a_direct_message(live: Live) -> None:
+    channel = live.playground.add_channel("short-lived")
+    async with live.running("--steps", "20", "--step-s", "0.05"):
+        await live.animate(channel=channel)
+        await live.playground.until(lambda: live.posts(channel))
+        live.playground.delete_channel(channel)
+        await live.playground.until(
+            lambda: live.jobs()[0].delivery is Delivery.DELIVERED, timeout_s=20
+        )
+
+
+async def test_who_removes_the_bot_cancels_what_waits_there(live: Live) -> None:
+    async with live.running(*SLOW):
+        await live.animate()
+        await live.status_says("step ")
+        await live.animate(live.playground.cleo)
+        await live.playground.until(lambda: len(live.posts()) == 2)
+        live.playground.kick_bot()
+        await live.playground.until(lambda: _state(live, 1) is JobState.CANCELLED)
+    live.playground.world.is_member = True
+
+
+def _state(live: Live, number: int) -> JobState:
+    return live.jobs()[number].state
+
+
+async def test_no_permission_to_attach_files_is_named_and_nothing_taken(live: Live) -> None:
+    playground = live.playground
+    playground.permit(playground.pictures, playground.bot, deny="attach_files embed_links")
+    async with live.running():
+        asked = await live.animate()
+        answer = await live.answer_says(asked, "Attach Files, Embed Links")
+    assert "permission" in answer
+    assert live.jobs() == []
+
+
+async def test_a_channel_that_refuses_after_all_takes_no_job(live: Live) -> None:
+    async with live.running():
+        live.playground.faults.inject(POST, 403, code=50013, times=None)
+        asked = await live.animate()
+        await live.answer_says(asked, "I can not post in this channel")
+    [job] = live.jobs()
+    assert job.state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prompt": "   "}, "Your prompt is empty"),
+        ({"prompt": "x" * 5000}, "5,000 characters; at most 2,000"),
+        ({"seconds": 100.0}, "You asked for 100 seconds; here at most 20"),
+        ({"seconds": 0.01}, "seconds is 0.01; it must be between 0.1 and 120"),
+        ({"steps": 0}, "steps is 0; it must be between 1 and 100"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+async def test_what_is_out_of_range_is_one_sentence(
+    live: Live, options: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with live.running():
+        for command in live.playground.api.commands.usable():
+            for option in command.get("options", ()):
+                for key in ("min_value", "max_value", "min_length", "max_length"):
+                    option.pop(key, None)
+        asked = await live.animate(**options)
+        await live.answer_says(asked, words)
+    assert live.jobs() == []
+    assert live.folders() == []
+
+
+async def test_a_file_that_is_no_picture_is_one_sentence(live: Live) -> None:
+    async with live.running():
+        asked = await live.animate(picture=Upload(filename="a.png", data=b"%PDF-1.7 not one"))
+        await live.playground.until(
+            lambda: asked.response and "looking at your picture" not in asked.response.content
+        )
+        assert asked.response is not None
+        assert asked.response.content.endswith(".")
+    assert live.jobs() == []
+    assert live.folders() == []
+
+
+async def test_one_person_gets_a_fair_share(live: Live) -> None:
+    async with live.running(*SLOW, config=with_limits(live.config, max_waiting_per_user=1)):
+        await live.animate()
+        await live.status_says("step ")
+        asked = await live.animate()
+        await live.answer_says(asked, "You already have 1 unfinished jobs")
+        await live.animate(live.playground.cleo)
+        await live.playground.until(lambda: len(live.jobs()) == 2)
+
+
+async def test_a_failure_is_told_without_a_path(live: Live) -> None:
+    async with live.running("fails_path"):
+        await live.animate()
+        status = await live.status_says("problem with the disk")
+    assert "can not write frame.png" in plain_text(status)
+    assert str(live.folder) not in plain_text(status)
+
+
+async def test_a_generator_that_breaks_later_leaves_the_bot_alive(live: Live) -> None:
+    async with live.running("dies"):
+        await live.animate()
+        await live.status_says("broke down 3 times")
+        asked = await live.playground.slash(live.playground.ben, live.playground.pictures, "queue")
+        await live.answer_says(asked, "Nobody is waiting")
+
+
+async def test_a_full_disk_is_one_sentence(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bot.intake import Intake
+
+    async def full(self: Intake, raw: bytes, destination: Path) -> None:
+        destination.parent.mkdir(parents=True)
+        destination.with_suffix(".part").write_bytes(raw[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Intake, "accept", full)
+    async with live.running():
+        asked = await live.animate()
+        await live.answer_says(asked, "My disk is full")
+        assert live.folders() == []
+        monkeypatch.undo()
+    assert live.jobs() == []
+
+
+async def test_an_error_nobody_foresaw_has_a_number_in_answer_and_log(
+    live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from bot.orders import Orders
+
+    async def broken(self: Orders, wish: object) -> None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr(Orders, "take", broken)
+    async with live.running():
+        asked = await live.animate()
+        answer = await live.answer_says(asked, "the number `")
+    number = answer.split("`")[1]
+    [record] = [r for r in caplog.records if number in r.getMessage()]
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+async def test_strangers_can_not_press_cancel(live: Live) -> None:
+    async with live.running(*SLOW):
+        await live.animate()
+        status = await live.status_says("step ")
+        custom_id = controls(status)[0]["custom_id"]
+        pressed = await live.playground.press(status, custom_id, live.playground.cleo)
+        await live.answer_says(pressed, "Only <@")
+        assert live.jobs()[0].state is JobState.RUNNING
+        pressed = await live.playground.press(status, custom_id, live.playground.ada)
+        await live.answer_says(pressed, "Stopping")
+        await live.status_says("Cancelled")
+
+
+async def test_a_wrong_token_is_one_sentence(live: Live) -> None:
+    with pytest.raises(StartError, match="does not accept the bot's token"):
+        await run_bot(live.config, "wrong", command=["nothing"])
+
+
+async def test_an_api_that_is_not_there_is_one_sentence(live: Live) -> None:
+    import msgspec
+
+    nowhere = msgspec.structs.replace(live.config.discord, api_url="http://127.0.0.1:9/api/v10")
+    config = msgspec.structs.replace(live.config, discord=nowhere)
+    with pytest.raises(StartError, match=r"127.0.0.1:9/api/v10 can not be reached"):
+        await run_bot(config, "token", command=["nothing"])
+
+
+async def test_a_broken_generator_at_start_is_one_sentence(live: Live) -> None:
+    with pytest.raises(StartError, match="the model folder has no vae"):
+        async with live.running("broken"):
+            pass
+
+
+async def test_a_second_bot_on_one_folder_is_refused(live: Live) -> None:
+    async with live.running():
+        with pytest.raises(StartError, match="another framepack-bot already uses"):
+            await run_bot(live.config, live.playground.token, command=["nothing"])
+
+
+async def test_strange_folders_are_removed_at_start(live: Live) -> None:
+    (live.folder / "jobs" / "halfdone22").mkdir(parents=True)
+    (live.folder / "jobs" / "halfdone22" / "input.png").write_bytes(PICTURE.data)
+    async with live.running():
+        assert live.folders() == []
