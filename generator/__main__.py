@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("folder", type=Path)
     probe = verbs.add_parser("probe", help="what this machine has, as JSON")
     probe.set_defaults(verb=_probe)
+    probe.add_argument("--words", action="store_true", help="one line about torch instead")
     return parser
 
 
@@ -187,9 +188,9 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
-    from generator.probe import probe
+    from generator.probe import probe, probe_in_words
 
-    print(probe())
+    print(probe_in_words() if arguments.words else probe())
     return 0
 
 

@@ -22,6 +22,17 @@ def probe() -> str:
     return json.dumps(found)
 
 
+def probe_in_words() -> str:
+    """One line for a person: which build of torch this is, and whether a GPU was seen."""
+    found: dict[str, Any] = {"problems": []}
+    _probe_torch(found)
+    if found["torch"] is None:
+        return str(found["problems"][0])
+    build = f"for CUDA {found['cuda']}" if found["cuda"] else "for the CPU"
+    gpus = ", ".join(f"{gpu['name']} ({gpu['vram_gib']} GiB)" for gpu in found["gpus"])
+    return f"torch {found['torch']}, built {build}; NVIDIA GPU: {gpus or 'none seen'}"
+
+
 def _probe_torch(found: dict[str, Any]) -> None:
     found |= {"torch": None, "cuda": None, "gpus": []}
     try:
