@@ -107,7 +107,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     upload_limit_mib: Annotated[float, Meta(ge=0.1, le=500)] = 10.0
     max_attachment_mib: Annotated[float, Meta(ge=0.1, le=100)] = 25.0
     max_picture_megapixels: Annotated[float, Meta(ge=0.1, le=100)] = 50.0
-    picture_timeout_s: Annotated[float, Meta(ge=1, le=300)] = 20.0
+    picture_timeout_s: Annotated[float, Meta(ge=1, le=300)] = 30.0
     picture_memory_mib: Annotated[int, Meta(ge=512, le=16384)] = 1024
 
 
