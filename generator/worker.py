@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 from contextlib import closing
@@ -100,6 +101,8 @@ class Inbox:
 
 def serve(settings: Settings) -> int:
     """Say Ready, then make one video after another until stdin closes. 1: could not start."""
+    # Ctrl-C in a terminal reaches both processes; the parent decides, and closes stdin.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = Line.guarding_stdout()
     try:
         from generator.workshop import open_workshop
@@ -113,6 +116,9 @@ def serve(settings: Settings) -> int:
         return 1
     line.send(_ready(workshop))
     inbox = Inbox(sys.stdin.buffer)
+    # Seconds of imports that the first job need not wait for.
+    import generator.pipeline  # noqa: F401
+
     while True:
         message = inbox.jobs.get()
         line.send(_run(message, workshop, inbox, line))
