@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -39,7 +40,7 @@ BUILT_IN_MODELS = {
 FOR_BUILT_IN_MODELS: dict[str, Setting] = {"seconds": 2.4, "steps": 8, "resolution": 128}
 START_TIMEOUT_S = 120.0
 JOB_TIMEOUT_S = 6 * 3600.0
-REFUSED_AFTER_S = 60.0
+REFUSED_AFTER_S = 30.0
 LAST_WORDS_S = 8.0
 DATABASE_NAME = "bot.sqlite3"
 LOOK_EVERY_S = 1.0
@@ -88,6 +89,7 @@ def run_demo(
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")  # a Windows console may not know every character
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         video = asyncio.run(_play(demo))
     except DemoError as error:
@@ -96,6 +98,8 @@ def run_demo(
     except KeyboardInterrupt:
         _say("Stopped.")
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     _say(str(video))
     return 0
 
