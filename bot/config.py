@@ -81,7 +81,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
 
     seconds: float = _REQUEST["seconds"]
     steps: int = _REQUEST["steps"]
-    resolution: int = _REQUEST["resolution"]
+    resolution: int | None = _REQUEST["resolution"]
     latent_window_size: int = _REQUEST["latent_window_size"]
     guidance_scale: float = _REQUEST["guidance_scale"]
     true_cfg_scale: float = _REQUEST["true_cfg_scale"]
@@ -230,6 +230,8 @@ def _as_path(kind: type[Any], value: Any) -> Any:
 
 def _described(kind: msgspec.inspect.Type) -> str:
     match kind:
+        case msgspec.inspect.UnionType(types=(inner, *_)):  # a setting that may be left out
+            return _described(inner)
         case msgspec.inspect.IntType(ge=low, le=high):
             return f"a whole number from {low} to {high}"
         case msgspec.inspect.FloatType(ge=low, le=high):

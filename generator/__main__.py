@@ -86,7 +86,7 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
 _NUMBERS: dict[str, tuple[type, str]] = {
     "seconds": (float, "length of the video"),
     "steps": (int, "sampling steps a section"),
-    "resolution": (int, "side of the square with as many pixels"),
+    "resolution": (int, "side of a square of as many pixels; by default the model's own"),
     "latent_window_size": (int, "latent frames a section"),
     "guidance_scale": (float, "distilled guidance"),
     "true_cfg_scale": (float, "classifier-free guidance against the negative prompt; 1 is off"),

@@ -26,6 +26,7 @@ from generator.timesteps import pin_timesteps
 log = logging.getLogger(__name__)
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
+RESOLUTION = 640
 SAMPLED_ABOVE_BYTES = 64 * 2**20
 SAMPLE_BYTES = 64 * 2**10
 SAMPLES = 64
@@ -83,6 +84,10 @@ class ModelFolder:
             return json.loads(file.read_text("utf-8")) if file.exists() else None
         except ValueError as error:
             raise ModelError(f"{file} is not valid JSON: {error}.") from None
+
+    def resolution(self) -> int:
+        """What the model was made for: model.json's `resolution`, else FramePack's 640."""
+        return int((self.read_json("model.json") or {}).get("resolution", RESOLUTION))
 
     def config(self, part: str) -> dict[str, Any]:
         """The part's config.json."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -56,7 +57,9 @@ def generate(
     time order, float32 (1, C, 1 + n·w, H/8, W/8), under `latents`. Raises GeneratorError.
     """
     placement = workshop.placement
-    size = encoders.bucket_of(folder / request.image, request.resolution)
+    resolution = request.resolution or placement.model.resolution()
+    request = msgspec.structs.replace(request, resolution=resolution)
+    size = encoders.bucket_of(folder / request.image, resolution)
     track = _tracker(job_id, request, size, workshop.pace)
     path = folder / f"framepack-{job_id}.mp4"
 

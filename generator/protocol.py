@@ -61,7 +61,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     variant: Variant = Variant.I2V
     seconds: Annotated[float, Meta(ge=0.1, le=120)] = 5.0
     steps: Annotated[int, Meta(ge=1, le=100)] = 25
-    resolution: Annotated[int, Meta(ge=64, le=1280)] = 640
+    resolution: Annotated[int, Meta(ge=64, le=1280)] | None = None  # None: the model's own
     latent_window_size: Annotated[int, Meta(ge=1, le=33)] = 9
     guidance_scale: Annotated[float, Meta(ge=1, le=32)] = 10.0
     true_cfg_scale: Annotated[float, Meta(ge=1, le=32)] = 1.0

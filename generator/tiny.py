@@ -18,7 +18,7 @@ import torch
 TEXT, POOLED, IMAGE = 32, 24, 40
 IMAGE_SIZE, PATCH = 64, 16
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|pad|>")
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 
 def cached_tiny_model() -> Path:
@@ -167,5 +167,5 @@ def _write_transformer(folder: Path) -> None:
         image_proj_dim=IMAGE,
         has_clean_x_embedder=True,
     ).save_pretrained(folder / "transformer")
-    note = {"weights": "random", "made_by": "python -m generator models tiny"}
+    note = {"weights": "random", "resolution": 64}
     (folder / "model.json").write_text(json.dumps(note), "utf-8")
