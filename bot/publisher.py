@@ -181,20 +181,25 @@ class Publisher:
 
     async def _send(self, message: _Message, card: Card) -> None:
         job = message.wanted.job
-        if message.message_id is not None:
-            message.kept = await self._posts.edit_card(
-                job.channel_id, message.message_id, card, message.kept
-            )
-            return
-        if message.may_exist:
-            message.message_id = await self._find(job)
+        if message.message_id is None and message.may_exist:
+            await self._save_id(message, await self._find(job))
         if message.message_id is None:
             message.may_exist = True
             card = msgspec.structs.replace(card, picture=None)
             nonce = f"{job.id}-status"
-            message.message_id = await self._posts.post_card(job.channel_id, card, nonce)
-        with _logged("its status message can not be saved", job.id):
-            await self._store.save_status_message(job.id, message.message_id)
+            posted = await self._posts.post_card(job.channel_id, card, nonce)
+            await self._save_id(message, posted)
+        else:
+            message.kept = await self._posts.edit_card(
+                job.channel_id, message.message_id, card, message.kept
+            )
+
+    async def _save_id(self, message: _Message, message_id: int | None) -> None:
+        message.message_id = message_id
+        if message_id is not None:
+            job_id = message.wanted.job.id
+            with _logged("its status message can not be saved", job_id):
+                await self._store.save_status_message(job_id, message_id)
 
     async def _find(self, job: Job) -> int | None:
         """The status message that an earlier, interrupted post may have left."""

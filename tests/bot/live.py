@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import io
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import discord
@@ -113,6 +113,12 @@ class Live:
             return status if status and words in plain_text(status) else None
 
         return await self.playground.until(look, timeout_s)
+
+    async def until(self, look: Callable[[], object], timeout_s: float = 20) -> None:
+        """Wait for something that the playground does not see, such as a row."""
+        async with asyncio.timeout(timeout_s):
+            while not look():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
     async def answer_says(self, interaction: Interaction, words: str) -> str:
         def look() -> str | None:

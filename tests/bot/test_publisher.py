@@ -191,8 +191,10 @@ def test_a_post_whose_answer_got_lost_is_found_instead_of_repeated(tmp_path: Pat
         scene.posts.lost_answers = 1
         with pytest.raises(PostError):
             await scene.publisher.post(job)
+        scene.publisher.show(await scene.store.fail(job.id, ErrorKind.INPUT, "no"))
         await asyncio.sleep(120)
         assert len(scene.posts.messages) == 1
+        assert scene.posts.cards[-1][1].title == "No video"
         saved = await scene.store.get(job.id)
         assert saved is not None
         assert saved.status_message_id in scene.posts.messages
