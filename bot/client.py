@@ -39,6 +39,7 @@ class Client(discord.Client):
         intents = discord.Intents.none()
         intents.guilds = intents.guild_messages = True
         intents.dm_messages = config.discord.allow_dms
+        discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False  # it never speaks
         super().__init__(
             intents=intents,
             allowed_mentions=NOBODY,
