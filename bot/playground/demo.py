@@ -37,7 +37,7 @@ BUILT_IN_MODELS = {
     "demo": "small enough for any computer, trained on drawn scenes",
     "tiny": "random weights: the video shows noise, the way to it is real",
 }
-FOR_BUILT_IN_MODELS: dict[str, Setting] = {"seconds": 2.4, "steps": 8, "resolution": 128}
+FOR_BUILT_IN_MODELS: dict[str, Setting] = {"seconds": 2.4, "steps": 8}
 START_TIMEOUT_S = 120.0
 JOB_TIMEOUT_S = 6 * 3600.0
 REFUSED_AFTER_S = 30.0
@@ -146,15 +146,20 @@ async def _with_bot(demo: Demo, discord: Playground, bot: BotProcess, data_dir: 
         finally:
             shown.cancel()
             ended.cancel()
+            _catch_up(transcript, discord)
     if video is None or trouble is not None:
         raise trouble or DemoError("no video came.")
     return video
 
 
 async def _print(transcript: Transcript, discord: Playground) -> None:
-    async for event in discord.watch():
-        for line in transcript.lines(event):
-            _say(line)
+    async for _ in discord.watch():
+        _catch_up(transcript, discord)
+
+
+def _catch_up(transcript: Transcript, discord: Playground) -> None:
+    for line in transcript.new_lines(discord.events):
+        _say(line)
 
 
 async def _until_ready(discord: Playground, ended: asyncio.Task[int]) -> None:
@@ -276,9 +281,16 @@ def _settings(demo: Demo, discord: Playground, folder: Path) -> dict[str, dict[s
     return {
         "discord": {"api_url": discord.api_url, "gateway_url": discord.gateway_url},
         "storage": {"data_dir": str(folder / "data")},
-        "generator": {"model": demo.model},
+        "generator": {"model": _absolute(demo.model)},
         "defaults": defaults,
     }
+
+
+def _absolute(model: str) -> str:
+    """The model by name, or its folder's full path: the config lies elsewhere."""
+    folder = Path(model).expanduser()
+    is_name = model in BUILT_IN_MODELS or not folder.is_dir()
+    return model if is_name else str(folder.absolute())
 
 
 def _about_model(model: str) -> str:

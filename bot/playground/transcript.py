@@ -27,6 +27,13 @@ class Transcript:
         self._world = world
         self._started = started
         self._shown: dict[int, Message] = {}
+        self._told = 0
+
+    def new_lines(self, events: list[Event]) -> Iterator[str]:
+        """The lines for what was added to `events` since the last time."""
+        while self._told < len(events):
+            self._told += 1
+            yield from self.lines(events[self._told - 1])
 
     def lines(self, event: Event) -> Iterator[str]:
         """The lines for one event; none when it shows nothing new."""

@@ -35,6 +35,7 @@ def test_the_demo_ends_in_the_path_of_a_video(
     assert "ben types /animate" in text
     assert "FramePack (only ben sees this)" in text
     assert f"[{video.name}, " in text
+    assert "FramePack edits: " in lines[-4], "the last state of the status message"
     assert not [p for p in psutil.Process().children(recursive=True) if p.is_running()]
 
 
