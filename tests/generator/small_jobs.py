@@ -1,0 +1,84 @@
+"""Jobs of a second or two: what the generator's tests share.
+
+`SMALL` is 9 frames of 64 × 64 in two sections of one latent frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+from PIL import Image
+
+from generator.pipeline import generate
+from generator.protocol import Finished, JobRequest, Progress, job_request
+from generator.workshop import Workshop, open_workshop
+
+SMALL: dict[str, Any] = {
+    "prompt": "a cat walks",
+    "seed": 7,
+    "resolution": 64,
+    "latent_window_size": 1,
+    "seconds": 0.2,
+    "steps": 2,
+}
+
+
+def small_request(**changes: Any) -> JobRequest:
+    return job_request(**{**SMALL, **changes})
+
+
+def small_workshop(model: Path, cache_dir: Path | None = None) -> Workshop:
+    """A workshop as a fresh process would open it."""
+    settings = {"device": "cpu", "dtype": "auto", "placement": "auto", "preserve_vram_gib": 0.0}
+    return open_workshop(SimpleNamespace(model=str(model), cache_dir=cache_dir, **settings))
+
+
+def draw_picture(path: Path, width: int = 64, height: int = 64, phase: int = 0) -> Path:
+    """A picture with something in every place and channel."""
+    y, x = np.indices((height, width))
+    channels = [(x * 3 + y + phase) % 256, (y * 5 + 40 * phase) % 256, (x ^ y) % 256]
+    Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)).save(path)
+    return path
+
+
+def run_job(
+    workshop: Workshop, folder: Path, request: JobRequest, job_id: str = "job", **options: Any
+) -> tuple[list[Progress], Finished]:
+    """Run a job to its end. Draws `input.png` when the folder has none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "input.png").exists():
+        draw_picture(folder / "input.png")
+    *progress, finished = generate(job_id, request, folder, workshop, **options)
+    assert isinstance(finished, Finished)
+    return progress, finished  # type: ignore[return-value]
+
+
+def latents_of(workshop: Workshop, folder: Path, request: JobRequest) -> torch.Tensor:
+    """The latents of a job, from the file that it writes."""
+    from safetensors.torch import load_file
+
+    run_job(workshop, folder, request, latents_out=folder / "latents.safetensors")
+    return load_file(folder / "latents.safetensors")["latents"]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def frames_in(mp4: Path, width: int, height: int) -> np.ndarray:
+    """What a player shows: uint8 (frames, H, W, 3)."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(mp4)]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode", "passthrough", "-"]
+    raw = subprocess.run(command, check=True, capture_output=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
