@@ -48,12 +48,26 @@ def _parser() -> argparse.ArgumentParser:
     _add(verbs, "run", _run, "run the bot").add_argument(
         "--verbose", action="store_true", help="log what every part does"
     )
-    _add(verbs, "demo", _demo, "the whole bot once, against a Discord on this machine")
+    _add_demo(verbs)
     _add(verbs, "queue", _queue, "list the jobs in the database, also while the bot runs")
     _add(verbs, "doctor", _doctor, "check what the bot needs, and say what to do")
     for verb, meaning in RELAYED.items():
         verbs.add_parser(verb, help=meaning, add_help=False)
     return parser
+
+
+def _add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    meaning = "the whole bot once, against a Discord on this machine"
+    demo = verbs.add_parser("demo", help=meaning, description=meaning)
+    demo.set_defaults(verb=_demo)
+    suppress = argparse.SUPPRESS  # what is not given is the demo's to decide
+    demo.add_argument("--image", type=Path, default=suppress, help="the picture to animate")
+    demo.add_argument("--prompt", default=suppress, help="what should move")
+    demo.add_argument("--model", default=suppress, help="demo, tiny, or a model folder")
+    demo.add_argument("--out-dir", type=Path, default=suppress, help="where the MP4 is kept")
+    demo.add_argument("--seconds", type=float, default=suppress, help="length of the video")
+    demo.add_argument("--steps", type=int, default=suppress, help="sampling steps a section")
+    demo.add_argument("--resolution", type=int, default=suppress, help="size of the video")
 
 
 def _add(
@@ -83,7 +97,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from bot.playground.demo import run_demo
 
-    return int(run_demo())
+    options = {name: value for name, value in vars(arguments).items() if name != "verb"}
+    return run_demo(**options)
 
 
 def _queue(arguments: argparse.Namespace) -> int:

@@ -228,9 +228,9 @@ def _progress_lines(job: Job, now: datetime, progress: Progress | None) -> list[
     if progress is None:
         return [" · ".join(times)]
     parts = [STAGES[progress.stage]]
-    if progress.sections:
+    if progress.section:
         parts.append(say(Text.CARD_SECTION, section=progress.section, sections=progress.sections))
-    if progress.steps:
+    if progress.step:
         parts.append(say(Text.CARD_STEP, step=progress.step, steps=progress.steps))
     if progress.remaining_s is not None:
         times.append(say(Text.CARD_REMAINING, time=clock(progress.remaining_s)))

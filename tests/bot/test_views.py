@@ -88,6 +88,12 @@ def test_a_running_job_shows_stage_section_step_bar_and_times(tmp_path: Path) ->
     assert card.footer == "job abcdefgh23"
 
 
+def test_outside_sampling_no_section_or_step_is_named() -> None:
+    progress = sampling(stage=Stage.DECODING, section=0, step=0)
+    text = status_card(job(state=JobState.RUNNING), NOW, progress=progress).text
+    assert "\nDrawing the frames\n" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "title", "words", "button"),
     [
