@@ -17,7 +17,7 @@ from training import pair
 
 WORK = Path("training_runs")
 PICTURES = 700
-CLIPS = 220
+CLIPS = 600
 MODEL = Path("generator") / "demo_model"
 
 

@@ -61,12 +61,14 @@ _VERTICAL = {
 _ZOOM = {
     Motion.ZOOM_IN: (
         "the camera zooms in", "zoom in", "zooming in", "slow zoom in", "the camera moves closer",
-        "the camera pushes in", "dolly in", "a slow push in", "the view moves closer", "zoom into the picture",
+        "the camera pushes in", "dolly in", "a slow push in", "the view moves closer",
+        "zoom into the picture",
         "the camera goes closer", "camera zooms in", "the camera moves forward", "move forward",
     ),
     Motion.ZOOM_OUT: (
         "the camera zooms out", "zoom out", "zooming out", "slow zoom out", "the camera moves away",
-        "the camera pulls back", "dolly out", "a slow pull back", "the view widens", "zoom out of the picture",
+        "the camera pulls back", "dolly out", "a slow pull back", "the view widens",
+        "zoom out of the picture",
         "the camera goes back", "camera zooms out", "the camera moves backward", "move back",
     ),
     Motion.STILL: (
@@ -76,8 +78,8 @@ _ZOOM = {
     ),
 }  # fmt: skip
 _NOUNS = (
-    "forest", "sea", "street", "house", "mountain", "lake", "woman", "man", "friend", "tower", "dog",
-    "garden", "sky", "river", "flower", "boat", "leaf", "wall", "room", "bridge", "cat", "field",
+    "forest", "sea", "street", "house", "mountain", "lake", "woman", "man", "friend", "dog",
+    "tower", "garden", "sky", "river", "flower", "boat", "leaf", "wall", "room", "bridge", "cat", "field",
     "cloud", "landscape", "scene", "stone", "letter", "child", "harbour", "desert", "tree", "car",
     "bird", "horse", "market", "window", "girl", "boy", "robot", "castle", "beach", "road", "train",
     "mirror", "book", "face", "hand", "island", "city", "village", "snow", "fire", "moon", "sun",

@@ -1,8 +1,8 @@
 """The clip stage: what the transformer learns from, encoded once by the finished VAE.
 
 Decides: which clips there are (picture, motion, shape), the captions' features, the files they lie
-in. Refuses to know: noise, losses, the transformer. Latents come from the same calls that
-`generator.encoders` makes, temporal tiles included, so training and sampling see the same numbers.
+in. Refuses to know: noise, losses, the transformer. Every latent is made as `generator.encoders`
+makes the start latent, so training and sampling see the same numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 WINDOW = 9
 MAX_SECTIONS = 3
-FRAMES = 4 * WINDOW * MAX_SECTIONS + 1
+KEY_FRAMES = range(0, 4 * WINDOW * MAX_SECTIONS + 1, 4)
+"""The frames that latents show."""
 SHAPES = (
     (128, 128), (128, 128), (128, 128), (128, 128), (96, 96), (96, 160), (160, 96), (112, 144),
     (144, 112),
@@ -65,12 +66,14 @@ class Phrase:
 
 @torch.inference_mode()
 def encode(vae: AutoencoderKLHunyuanVideo, frames: Tensor, motion: Motion) -> Clip:
-    """Encode frames (T, 3, H, W) in -1..1. The start is a still picture, as in generation."""
+    """Encode every fourth frame (T, 3, H, W) in -1..1 as the still picture that a latent shows."""
     first = (frames[0].permute(1, 2, 0) * 127.5 + 127.5).round().to(torch.uint8).numpy()
-    video = frames.transpose(0, 1)[None]
-    latents = vae.encode(video).latent_dist.mode() * vae.config.scaling_factor
+    latents = vae.encode(frames.unsqueeze(2)).latent_dist.mode() * vae.config.scaling_factor
     return Clip(
-        motion=motion, frame=first, start=encode_latent(vae, first), latents=latents[:, :, 1:]
+        motion=motion,
+        frame=first,
+        start=encode_latent(vae, first),
+        latents=latents[1:].squeeze(2).transpose(0, 1)[None],
     )
 
 
@@ -80,7 +83,7 @@ def film(sources: Pictures, number: int) -> tuple[Tensor, Motion]:
     motion = Motion(rng.choice(list(SHARES), p=list(SHARES.values())))
     shape = SHAPES[rng.integers(len(SHAPES))]
     for _ in range(6):
-        frames = render(sources.draw(rng), motion, range(FRAMES), shape, rng)
+        frames = render(sources.draw(rng), motion, KEY_FRAMES, shape, rng)
         if sparkle(frames) > MIN_SPARKLE:
             break
     return frames, motion
@@ -104,7 +107,7 @@ def test_clips(vae_folder: Path, motions: tuple[Motion, ...]) -> list[Clip]:
     rng = np.random.default_rng(37)
     sources = panoramas(held_back=True)
     return [
-        encode(vae, render(sources[i % 2], motion, range(FRAMES), (128, 128), rng), motion)
+        encode(vae, render(sources[i % 2], motion, KEY_FRAMES, (128, 128), rng), motion)
         for i, motion in enumerate(motions)
     ]
 

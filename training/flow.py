@@ -8,6 +8,7 @@ image registration technique", 1981, with three parameters instead of a displace
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from training.data import View
 
 LEVELS = (4, 2, 1)
 ITERATIONS = 8
+NOWHERE = View(0, 0, 0)
 STRIDE = 6
 """Frames between the two of a pair: enough motion to measure, little enough to find."""
 
@@ -42,7 +44,7 @@ def _grid(view: View, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     return grid[None], x, y
 
 
-def between(first: np.ndarray, second: np.ndarray, guess: View = View(0, 0, 0)) -> View:
+def between(first: np.ndarray, second: np.ndarray, guess: View = NOWHERE) -> View:
     """The camera's motion from one frame to a later one, both (H, W, 3) uint8, in pixels.
 
     `guess` is where the search starts, such as the motion of the pair before.
@@ -83,12 +85,12 @@ def track(frames: np.ndarray, bounds: list[int]) -> list[View]:
     frames: (T, H, W, 3) uint8. Shifts add up in the pixels of the frame they were seen in.
     """
     moved = []
-    guess = View(0, 0, 0)
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    guess = NOWHERE
+    for start, end in pairwise(bounds):
         total = np.zeros(3)
         stops = [*range(start, end, STRIDE), end]
-        for a, b in zip(stops[:-1], stops[1:], strict=True):
-            seen = between(frames[a], frames[b], guess if b - a == STRIDE else View(0, 0, 0))
+        for a, b in pairwise(stops):
+            seen = between(frames[a], frames[b], guess if b - a == STRIDE else NOWHERE)
             guess = seen
             total += seen
         moved.append(View(*total))

@@ -117,7 +117,7 @@ class Average:
 
 
 def save_state(path: Path, **parts: Any) -> None:
-    """Write a stage's whole state so that a kill leaves the old or the new file, never a torn one."""
+    """Write a stage's whole state: a kill leaves the old or the new file, never a torn one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:

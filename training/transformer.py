@@ -46,7 +46,7 @@ F1_SHARE = 0.4
 FIRST_WEIGHT, MIDDLE_WEIGHT, LAST_WEIGHT = 2.0, 1.0, 1.5
 """The section sampled first has no history and is copied by all others, so it counts twice."""
 SHIFTS = (5.0, 1.5)
-"""Half the noise levels lean to structure; the other half are those of sampling at 128 px (1.74)."""
+"""Half the noise levels lean to structure, half are near those of sampling at 128 px (1.74)."""
 NO_PROMPT_SHARE = 0.05
 
 

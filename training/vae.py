@@ -4,9 +4,10 @@ Decides: the small config of `AutoencoderKLHunyuanVideo`, its two phases (single
 clips), its loss, and what becomes of latent mean and standard deviation. Refuses to know: captions,
 the transformer. It runs nothing but diffusers' own class.
 
-A causal VAE that only saw single frames leaves its temporal taps undefined: with T = 1 a kernel acts
-by the sum of its taps. So the moving phase starts from kernels whose last tap holds that sum: a
-latent then shows its newest frame, and what lies between is learned from clips that move.
+A causal VAE that only saw single frames leaves its temporal taps undefined: with T = 1 a kernel
+acts by the sum of its taps. So the moving phase starts from kernels whose last tap holds that sum:
+a latent then shows its newest frame. The encoder stays so; the decoder learns from clips that move
+what lies between two latents.
 """
 
 from __future__ import annotations
@@ -58,9 +59,21 @@ class Autoencoder(nn.Module):
         quicken(self.vae)
 
     def encode(self, video: Tensor) -> Tensor:
-        """(B, 3, T, H, W) in -1..1 → whitened latents (B, 16, 1 + (T − 1)/4, H/8, W/8)."""
-        moments = self.vae.quant_conv(self.vae.encoder(video))
-        return self.whiten(moments[:, :CHANNELS])
+        """(B, 3, T, H, W) in -1..1 → whitened latents (B, 16, 1 + (T − 1)/4, H/8, W/8).
+
+        Each latent is the code of its newest frame alone: a section's start and its other latents
+        are made alike, and what lies between two of them is the decoder's to learn.
+        """
+        newest = video[:, :, ::4].transpose(1, 2).flatten(0, 1).unsqueeze(2)
+        moments = self.vae.quant_conv(self.vae.encoder(newest))
+        latents = self.whiten(moments[:, :CHANNELS])
+        return latents.squeeze(2).unflatten(0, (len(video), -1)).transpose(1, 2)
+
+    def encoder_learns(self, learns: bool) -> None:
+        """Whether the way to the latents still changes."""
+        self.vae.encoder.requires_grad_(learns)
+        self.vae.quant_conv.requires_grad_(learns)
+        self.whiten.train(learns)
 
     def forward(self, video: Tensor, noise: float = 0.0) -> Tensor:
         """The video after a round trip, with Gaussian noise on its latents."""
@@ -103,7 +116,7 @@ def _causal_convolution(module: HunyuanVideoCausalConv3d, video: Tensor) -> Tens
 
 @torch.no_grad()
 def gather_taps(vae: nn.Module) -> None:
-    """Put the sum of each kernel's temporal taps on its last tap: no lag, equal on single frames."""
+    """Put the sum of a kernel's temporal taps on its last tap: no lag, equal on single frames."""
     for module in vae.modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size[0] == 3:
             total = module.weight.sum(2)
@@ -206,13 +219,11 @@ def _batch(pictures: Pictures, step: int, still_steps: int) -> Tensor:
         # Small crops first: twice the steps a minute while everything is still to be learned.
         side, count = (64, 10) if step < 0.55 * still_steps else (96, 6)
         return single_frames(pictures, rng, count, side)
-    if step % 4 == 1:
-        return single_frames(pictures, rng, 3, 128)
     frames, side, count = ((9, 64, 1), (9, 96, 1), (17, 64, 1), (9, 80, 1))[step % 4]
     return moving_frames(pictures, rng, count, side, frames)
 
 
-def train(folder: Path, pictures: Path, *, still_steps: int = 500, steps: int = 640) -> Path:
+def train(folder: Path, pictures: Path, *, still_steps: int = 1000, steps: int = 1120) -> Path:
     """Train or go on training; returns the diffusers folder of the averaged weights.
 
     Every 100 steps: `state.pt` to resume from, `contact.png`, the measured PSNR in the log.
@@ -230,6 +241,8 @@ def train(folder: Path, pictures: Path, *, still_steps: int = 500, steps: int = 
         if step == still_steps:
             gather_taps(model)
             average = Average(model)
+        if step >= still_steps:
+            model.encoder_learns(False)
         torch.manual_seed(2 * step + rank())
         video = _batch(source, step, still_steps)
         loss = reconstruction_loss(model(video, noise=0.05 + 0.15 * (step % 5) / 4), video)

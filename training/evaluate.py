@@ -1,0 +1,278 @@
+"""`python -m training.evaluate MODEL_FOLDER`: what a demo model can do, measured on photos.
+
+Decides: the test set (fixed before anything was trained), the settings of each question, the page
+in docs/. Every video is made by `generator.pipeline.generate`, written as MP4 and read back. The
+photos are the scenes and objects among the pictures that scikit-image and scikit-learn ship; scans,
+microscopy and plain surfaces are left out. None was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image
+
+from generator.encoders import bucket_size, cover_crop
+from generator.models import open_model
+from generator.pipeline import generate
+from generator.placement import Mode, Placement
+from generator.protocol import Finished, Variant, job_request
+from generator.workshop import Workshop
+from training.captions import PANS, TEST_SUBJECTS, TOLD, ZOOMS, Motion, caption
+from training.scores import Score, score
+
+log = logging.getLogger(__name__)
+
+SECTION_FRAMES = 36
+RESOLUTION = 128
+PAGE, SHEET = Path("docs") / "demo-model.md", Path("docs") / "demo-model.webp"
+SKIMAGE = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "hubble_deep_field",
+           "camera", "coins")  # fmt: skip
+SKLEARN = ("china", "flower")
+OTHER_WORDS = {
+    Motion.LEFT: "everything shifts because we look further to the left side",
+    Motion.RIGHT: "the filmmaker walks right, parallel to the scene",
+    Motion.UP: "our eyes wander upwards",
+    Motion.DOWN: "looking down slowly",
+    Motion.ZOOM_IN: "we get nearer and nearer",
+    Motion.ZOOM_OUT: "everything becomes smaller as we retreat",
+    Motion.STILL: "a frozen moment",
+}
+
+
+def photos() -> dict[str, Image.Image]:
+    """The held-out photos by name. ImportError tells how to install them."""
+    try:
+        import skimage
+        import sklearn
+    except ImportError as error:
+        raise ImportError("install the photos: pip install 'framepack-bot[training]'") from error
+    files = {}
+    for name in SKIMAGE:
+        found = sorted((Path(skimage.__file__).parent / "data").glob(f"{name}.*"))
+        files[name] = found[0]
+    for name in SKLEARN:
+        files[name] = Path(sklearn.__file__).parent / "datasets" / "images" / f"{name}.jpg"
+    return {name: Image.open(path).convert("RGB") for name, path in files.items()}
+
+
+class Studio:
+    """Makes and measures videos of held-out photos with one model."""
+
+    def __init__(self, model: str, folder: Path):
+        placement = Placement(
+            open_model(model), device="cpu", dtype="auto", mode=Mode.AUTO, preserve_vram_gib=0.0
+        )
+        self._workshop, self._folder = Workshop(placement=placement), folder
+        self._made = 0
+
+    def film(self, photo: Image.Image, prompt: str, **settings: Any) -> tuple[np.ndarray, float]:
+        """The frames (T, H, W, 3) uint8 of one video and the seconds it took."""
+        self._made += 1
+        name = f"{self._made:04}"
+        photo.save(self._folder / f"{name}.png")
+        defaults = {"seconds": 2.4, "steps": 10, "resolution": RESOLUTION, "seed": self._made}
+        request = job_request(prompt=prompt, image=f"{name}.png", **(defaults | settings))
+        began = time.monotonic()
+        *_, last = generate(name, request, self._folder, self._workshop)
+        assert isinstance(last, Finished)
+        return _read(self._folder / last.video), time.monotonic() - began
+
+    def judge(self, photo: Image.Image, prompt: str, told: Motion, **settings: Any) -> Score:
+        """One video's figures."""
+        return self.judge_and_show(photo, prompt, told, **settings)[0]
+
+    def judge_and_show(
+        self, photo: Image.Image, prompt: str, told: Motion, **settings: Any
+    ) -> tuple[Score, np.ndarray]:
+        """One video's figures and its frames."""
+        frames, seconds = self.film(photo, prompt, **settings)
+        size = bucket_size(photo.height, photo.width, settings.get("resolution", RESOLUTION))
+        figures = score(
+            frames, cover_crop(photo, size), told, section_frames=SECTION_FRAMES, seconds=seconds
+        )
+        log.info("%-40s seen %-9s %s %.1f dB %.1f s", prompt[:40], figures.seen,
+                 " ".join(f"{s:+.2f}" for s in figures.section_shares), figures.first_frame_db,
+                 seconds)  # fmt: skip
+        return figures, frames
+
+
+def _read(path: Path) -> np.ndarray:
+    reader = imageio_ffmpeg.read_frames(str(path))
+    width, height = next(reader)["size"]
+    return np.stack([np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in reader])
+
+
+def main_table(
+    studio: Studio, pictures: dict[str, Image.Image]
+) -> tuple[dict[Variant, list[Score]], list[np.ndarray]]:
+    """Seven motions over every photo, the variants taking turns; and a few videos to look at."""
+    scores: dict[Variant, list[Score]] = {variant: [] for variant in Variant}
+    shown = []
+    rng = np.random.default_rng(71)
+    for i, (_, photo) in enumerate(pictures.items()):
+        for j, motion in enumerate(TOLD):
+            variant = tuple(Variant)[(i + j) % 2]
+            prompt = caption(rng, motion, TEST_SUBJECTS)
+            figures, frames = studio.judge_and_show(photo, prompt, motion, variant=variant)
+            scores[variant].append(figures)
+            if i in (0, 2) or (i, motion) == (8, Motion.RIGHT):
+                shown.append(frames[:: SECTION_FRAMES // 2])
+    return scores, shown
+
+
+def side_questions(studio: Studio, pictures: dict[str, Image.Image]) -> list[tuple[str, str]]:
+    """The lines below the main table: question and answer."""
+    few = [pictures[name] for name in ("astronaut", "coffee", "china")]
+    pans = list(zip(few, (Motion.LEFT, Motion.RIGHT, Motion.UP), strict=True))
+
+    def ask(**settings: Any) -> list[Score]:
+        return [studio.judge(p, f"the camera {_verb(m)}", m, **settings) for p, m in pans]
+
+    lines = []
+    for boost in (1.0, 1.5):
+        seams = [s.seam for s in ask(consistency_boost=boost)]
+        lines.append((f"seam ratio of three pans, consistency_boost {boost:g}", _mean(seams)))
+    for name, settings in {
+        "three pans with 25 steps": {"steps": 25},
+        "three pans of one section (1.2 s)": {"seconds": 1.2},
+        "three pans of three sections (3.6 s)": {"seconds": 3.6},
+        "three pans of five sections (6 s), F1": {"seconds": 6.0, "variant": "f1"},
+        "three pans at resolution 96": {"resolution": 96},
+    }.items():
+        lines.append((name, _way(ask(**settings))))
+    against = {"true_cfg_scale": 3.0}
+    negative = [
+        studio.judge(
+            p, "the scene", m, negative_prompt=f"the camera {_verb(_opposite(m))}", **against
+        )
+        for p, m in pans
+    ]
+    plain = [studio.judge(p, "the scene", m) for p, m in pans]
+    lines.append(("share of a pan's way, 'the scene' alone", _way(plain)))
+    lines.append(("the same with the opposite pan as negative prompt, true CFG 3", _way(negative)))
+    other = [studio.judge(few[1], words, motion) for motion, words in OTHER_WORDS.items()]
+    right = sum(s.seen is s.told for s in other)
+    lines.append(("wordings outside the grammar understood", f"{right} of {len(other)}"))
+    return lines
+
+
+def _verb(motion: Motion) -> str:
+    return motion.replace("pan", "pans")
+
+
+def _opposite(motion: Motion) -> Motion:
+    from training.captions import OPPOSITE
+
+    return OPPOSITE[motion]
+
+
+def _mean(values: Iterable[float]) -> str:
+    return f"{np.nanmean(list(values)):.2f}"
+
+
+def _way(scores: list[Score]) -> str:
+    right = sum(s.seen is s.told for s in scores)
+    sections = np.mean([s.section_shares for s in scores], axis=0)
+    shares = ", ".join(f"{share:.2f}" for share in sections)
+    return f"{right} of {len(scores)} right; share of the nominal way by section {shares}"
+
+
+def report(model: str, scores: dict[Variant, list[Score]], side: list[tuple[str, str]]) -> str:
+    """The page in Markdown."""
+    everything = [s for part in scores.values() for s in part]
+    lines = [
+        "# The demo model, measured",
+        "",
+        f"Made by `python -m training.evaluate {model}` on {len(everything)} videos of "
+        f"{len(SKIMAGE) + len(SKLEARN)} photos that training never saw (scikit-image: "
+        f"{', '.join(SKIMAGE)}; scikit-learn: {', '.join(SKLEARN)}), {RESOLUTION} px, 2.4 s, 10 "
+        "steps, each written as MP4 and read back. The motion is measured by registering frames; "
+        "a share of 1 is the speed of the training clips.",
+        "",
+        "![Each row is a video](demo-model.webp)",
+        "",
+        "| motion told | right, I2V | right, F1 | share of the nominal way, section 1, 2 |",
+        "|---|---|---|---|",
+    ]
+    for group in (*((m,) for m in TOLD), PANS, ZOOMS, TOLD):
+        name = {PANS: "**all pans**", ZOOMS: "**all zooms**", TOLD: "**all seven**"}.get(
+            group, str(group[0])
+        )
+        counts = []
+        for part in scores.values():
+            of = [s for s in part if s.told in group]
+            counts.append(f"{sum(s.seen is s.told for s in of)} of {len(of)}")
+        moving = [s.section_shares for s in everything if s.told in group]
+        shares = ", ".join(f"{v:.2f}" for v in np.mean(moving, axis=0))
+        lines.append(f"| {name} | {' | '.join(counts)} | {'' if group == TOLD else shares} |")
+    lines += ["", "| question | answer |", "|---|---|"]
+    columns: dict[str, Callable[[Score], float]] = {
+        "first frame to the picture, PSNR in dB, mean": lambda s: s.first_frame_db,
+        "brightness of the last frame ÷ the first, mean": lambda s: s.brightness,
+        "contrast of the last frame ÷ the first, mean": lambda s: s.contrast,
+        "fine detail of the last frame ÷ the first, mean": lambda s: s.grain,
+        "seconds a video, mean": lambda s: s.seconds,
+    }
+    lines += [f"| {name} | {_mean(map(of, everything))} |" for name, of in columns.items()]
+    kept = [s for s in everything if s.told is Motion.STILL]
+    within = sum(abs(s.brightness - 1) <= 0.1 and abs(s.contrast - 1) <= 0.1 for s in kept)
+    lines.append(
+        f"| still videos with brightness and contrast within 10 % | {within} of {len(kept)} |"
+    )
+    seams = _mean(s.seam for s in everything if s.told is not Motion.STILL)
+    lines.append(
+        f"| frame difference at section borders ÷ inside, mean of moving videos | {seams} |"
+    )
+    lines += [f"| {name} | {answer} |" for name, answer in side]
+    return "\n".join(lines) + "\n"
+
+
+def contact_sheet(videos: list[np.ndarray], path: Path) -> None:
+    """One video a row, its frames from left to right; WebP."""
+    width = max(sum(f.shape[1] for f in video) for video in videos)
+    height = sum(video.shape[1] for video in videos)
+    sheet = Image.new("RGB", (width, height), "white")
+    top = 0
+    for video in videos:
+        for column, frame in enumerate(video):
+            sheet.paste(Image.fromarray(frame), (column * frame.shape[1], top))
+        top += video.shape[1]
+    sheet.save(path, quality=80, method=6)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write the page. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
+    parser.add_argument("model", help="demo, or a model folder")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--sheet", type=Path, default=SHEET)
+    parser.add_argument("--quick", action="store_true", help="three photos, no side questions")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    pictures = photos()
+    if arguments.quick:
+        pictures = {name: pictures[name] for name in ("astronaut", "coffee", "china")}
+    with tempfile.TemporaryDirectory() as folder:
+        studio = Studio(arguments.model, Path(folder))
+        scores, shown = main_table(studio, pictures)
+        side = [] if arguments.quick else side_questions(studio, pictures)
+    page = report(arguments.model, scores, side)
+    print(page)
+    if not arguments.quick:
+        arguments.page.write_text(page, encoding="utf-8")
+        contact_sheet(shown, arguments.sheet)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
