@@ -184,7 +184,7 @@ def build_commands(desk: Desk) -> list[app_commands.Command[Any, ..., None]]:
 
 def _animate_command(desk: Desk) -> app_commands.Command[Any, ..., None]:
     settings, bounds = desk.config.limits, limits("seconds")
-    seconds_high = min(bounds.high, settings.max_seconds)
+    seconds_low, seconds_high = float(bounds.low), float(min(bounds.high, settings.max_seconds))
     steps_bounds, seed_bounds = limits("steps"), limits("seed")
 
     async def callback(
@@ -202,7 +202,7 @@ def _animate_command(desk: Desk) -> app_commands.Command[Any, ..., None]:
         "interaction": discord.Interaction,
         "image": discord.Attachment,
         "prompt": ranged[str, 1, settings.max_prompt_chars],
-        "seconds": ranged[float, bounds.low, seconds_high] | None,
+        "seconds": ranged[float, seconds_low, seconds_high] | None,
         "seed": ranged[int, int(seed_bounds.low), int(seed_bounds.high)] | None,
         "steps": ranged[int, int(steps_bounds.low), int(steps_bounds.high)] | None,
     }
@@ -211,7 +211,7 @@ def _animate_command(desk: Desk) -> app_commands.Command[Any, ..., None]:
         image=say(Text.ANIMATE_IMAGE),
         prompt=say(Text.ANIMATE_PROMPT),
         seconds=say(
-            Text.ANIMATE_SECONDS, low=bounds.low, high=seconds_high, default=defaults.seconds
+            Text.ANIMATE_SECONDS, low=seconds_low, high=seconds_high, default=defaults.seconds
         ),
         seed=say(Text.ANIMATE_SEED),
         steps=say(

@@ -1,0 +1,272 @@
+"""Commands and permissions in breadth, on simcord: no sockets, the dispatcher left out.
+
+The picture's way is short here (`GivenPicture`); test_live.py goes the whole of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import discord
+import pytest
+import simcord
+
+from bot.client import Client
+from bot.commands import Desk
+from bot.config import Config, DiscordConfig, Limits, StorageConfig
+from bot.delivery import Delivery
+from bot.dispatcher import Dispatcher
+from bot.orders import Orders
+from bot.posts import DiscordPosts
+from bot.publisher import Publisher
+from generator.protocol import Generate
+from storage.jobs import Job, JobState, JobStore
+
+PICTURE = ("boat.png", b"png")
+NEEDED = ["view_channel", "send_messages", "attach_files", "embed_links", "read_message_history"]
+
+
+class GivenPicture(Orders):
+    """Orders whose pictures are good and need no download."""
+
+    async def _fetch_picture(self, url: str, destination: Path) -> str:
+        destination.parent.mkdir(parents=True)
+        return "first frame of an animation"
+
+
+class NoBackend:
+    """A generator that nobody starts."""
+
+    cancelled: list[str]
+
+    def __init__(self) -> None:
+        self.cancelled = []
+
+    async def cancel(self, job_id: str) -> None:
+        self.cancelled.append(job_id)
+
+    def run(self, order: Generate) -> Any:
+        raise AssertionError("the dispatcher does not run here")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
+    async with await JobStore.open(tmp_path / "bot.sqlite3") as opened:
+        yield opened
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(
+        storage=StorageConfig(data_dir=tmp_path),
+        limits=Limits(max_seconds=10, max_waiting_per_user=2, max_prompt_chars=100),
+    )
+
+
+@pytest.fixture
+def simcord_bot(config: Config, store: JobStore, tmp_path: Path) -> Iterator[Client]:
+    client, jobs_dir = Client(config), tmp_path / "jobs"
+    posts = DiscordPosts(client)
+    publisher = Publisher(posts, store, jobs_dir)
+    delivery = Delivery(posts, store, publisher, jobs_dir)
+    client.desk = Desk(
+        config=config,
+        store=store,
+        orders=GivenPicture(config, store, None, None, jobs_dir),  # type: ignore[arg-type]
+        posts=posts,
+        publisher=publisher,
+        dispatcher=Dispatcher(store, NoBackend(), publisher, delivery, jobs_dir),  # type: ignore[arg-type]
+    )
+    yield client
+
+
+class Scene:
+    def __init__(self, env: simcord.Env) -> None:
+        self.guild = env.create_guild()
+        self.channel = self.guild.create_text_channel("pictures")
+        self.ben = self.guild.add_member(env.create_user("ben"))
+        self.cleo = self.guild.add_member(env.create_user("cleo"))
+
+    async def animate(self, who: Any = None, **options: Any) -> Any:
+        options = {"image": PICTURE, "prompt": "a cat", **options}
+        return await (who or self.ben).slash(self.channel, "animate", **options)
+
+
+@pytest.fixture
+def scene(simcord_env: simcord.Env) -> Scene:
+    return Scene(simcord_env)
+
+
+async def jobs(store: JobStore) -> list[Job]:
+    return list(reversed(await store.recent(100)))
+
+
+async def test_animate_makes_a_row_a_message_and_an_answer(scene: Scene, store: JobStore) -> None:
+    result = await scene.animate(seconds=2.5, seed=5, steps=7)
+    [job] = await jobs(store)
+    request = job.request
+    assert (request.prompt, request.seconds, request.seed, request.steps) == ("a cat", 2.5, 5, 7)
+    assert job.input_note == "first frame of an animation"
+    status = scene.channel.last_message
+    assert status is not None
+    assert job.status_message_id == status.id
+    assert status.embeds[0].title == "Waiting in the queue"
+    assert result.ephemeral
+    assert result.response.content.startswith("Your video is in the queue: https://discord.com/")
+    assert str(status.id) in result.response.content
+
+
+async def test_without_a_seed_every_job_gets_its_own(scene: Scene, store: JobStore) -> None:
+    await scene.animate()
+    await scene.animate()
+    first, second = await jobs(store)
+    assert first.request.seed != second.request.seed
+
+
+async def test_a_prompt_that_mentions_pings_nobody(scene: Scene, store: JobStore) -> None:
+    await scene.animate(prompt=f"@everyone <@{scene.cleo.id}> **dance**")
+    status = scene.channel.last_message
+    assert status is not None
+    assert status.mentions == []
+    assert not status.mention_everyone
+    assert r"\@everyone \<\@" in (status.embeds[0].description or "")
+
+
+@pytest.mark.parametrize("missing", NEEDED)
+async def test_each_missing_permission_is_named(
+    scene: Scene, store: JobStore, missing: str
+) -> None:
+    me = scene.guild.me
+    assert me is not None
+    denied = discord.PermissionOverwrite(**{missing: False})
+    scene.channel = scene.guild.create_text_channel("closed", overwrites={me: denied})
+    result = await scene.animate()
+    assert result.ephemeral
+    name = missing.replace("_", " ").title()
+    assert f"I need the permission {name}" in result.response.content
+    assert await jobs(store) == []
+
+
+async def test_one_person_gets_two_and_another_two_more(scene: Scene, store: JobStore) -> None:
+    await scene.animate()
+    await scene.animate()
+    refused = await scene.animate()
+    assert "You already have 2 unfinished jobs, and 2 is the most" in refused.response.content
+    await scene.animate(scene.cleo)
+    assert len(await jobs(store)) == 3
+
+
+async def test_cancel_without_a_name_takes_the_newest(scene: Scene, store: JobStore) -> None:
+    await scene.animate()
+    await scene.animate()
+    result = await scene.ben.slash(scene.channel, "cancel")
+    first, second = await jobs(store)
+    assert (first.state, second.state) == (JobState.QUEUED, JobState.CANCELLED)
+    assert result.ephemeral
+    assert result.response.content == f"Cancelled `{second.id}`. It had not started yet."
+
+
+async def test_cancel_of_a_running_job_reaches_the_generator(
+    scene: Scene, store: JobStore, simcord_bot: Client
+) -> None:
+    await scene.animate()
+    job = await store.claim_next()
+    assert job is not None
+    result = await scene.ben.slash(scene.channel, "cancel", job=job.id)
+    assert result.response.content.startswith(f"Stopping `{job.id}`")
+    backend = simcord_bot.desk.dispatcher._backend
+    assert isinstance(backend, NoBackend)
+    assert backend.cancelled == [job.id]
+
+
+async def test_cancel_is_for_the_owner(scene: Scene, store: JobStore) -> None:
+    await scene.animate()
+    [job] = await jobs(store)
+    result = await scene.cleo.slash(scene.channel, "cancel", job=job.id)
+    assert result.response.content.startswith(f"Only <@{scene.ben.id}>")
+    assert (await jobs(store))[0].state is JobState.QUEUED
+
+
+async def test_cancel_is_for_who_may_manage_messages(
+    simcord_env: simcord.Env, scene: Scene, store: JobStore
+) -> None:
+    mods = scene.guild.create_role("mods", permissions=discord.Permissions(manage_messages=True))
+    mod = scene.guild.add_member(simcord_env.create_user("mod"), roles=[mods])
+    await scene.animate()
+    [job] = await jobs(store)
+    await mod.slash(scene.channel, "cancel", job=job.id)
+    assert (await jobs(store))[0].state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("zzzzzzzzzz", "I know no job `zzzzzzzzzz`"), ("@everyone", "I know no job")],
+)
+async def test_cancel_of_nothing_says_so(scene: Scene, option: str, words: str) -> None:
+    result = await scene.ben.slash(scene.channel, "cancel", job=option)
+    assert words in result.response.content
+    result = await scene.ben.slash(scene.channel, "cancel")
+    assert result.response.content == "You have no job that could be cancelled."
+
+
+async def test_cancel_twice_says_that_it_is_over(scene: Scene, store: JobStore) -> None:
+    await scene.animate()
+    [job] = await jobs(store)
+    await scene.ben.slash(scene.channel, "cancel", job=job.id)
+    result = await scene.ben.slash(scene.channel, "cancel", job=job.id)
+    assert result.response.content == f"Job `{job.id}` is already over (cancelled)."
+
+
+async def test_the_choices_are_ones_own_unfinished_jobs(scene: Scene, store: JobStore) -> None:
+    await scene.animate(prompt="a cat")
+    await scene.animate(prompt="a dog")
+    await scene.animate(scene.cleo, prompt="a bird")
+    first, second, _ = await jobs(store)
+    choices = await scene.ben.autocomplete(scene.channel, "cancel", "job", "")
+    assert [choice["value"] for choice in choices] == [second.id, first.id]
+    choices = await scene.ben.autocomplete(scene.channel, "cancel", "job", "CAT")
+    assert [choice["value"] for choice in choices] == [first.id]
+
+
+async def test_the_button_cancels_for_its_owner_only(scene: Scene, store: JobStore) -> None:
+    await scene.animate()
+    status = scene.channel.last_message
+    assert status is not None
+    refused = await scene.cleo.click(status, label="Cancel")
+    assert refused.response.content.startswith("Only <@")
+    await scene.ben.click(status, label="Cancel")
+    assert (await jobs(store))[0].state is JobState.CANCELLED
+
+
+async def test_the_queue_is_for_everyone(scene: Scene, store: JobStore) -> None:
+    result = await scene.cleo.slash(scene.channel, "queue")
+    assert result.response.content.startswith("Nobody is waiting")
+    await scene.animate(prompt="secret")
+    await scene.animate(prompt="secret")
+    await store.claim_next()
+    result = await scene.cleo.slash(scene.channel, "queue")
+    assert result.ephemeral
+    text = result.response.embeds[0].description or ""
+    assert f"▶ <@{scene.ben.id}> · 5 s of video · 0 %" in text
+    assert f"1. <@{scene.ben.id}> · 5 s of video" in text
+    assert "secret" not in text
+
+
+async def test_ranges_come_from_protocol_and_config(simcord_env: Any, simcord_bot: Client) -> None:
+    command = simcord_bot.tree.get_command("animate")
+    assert isinstance(command, discord.app_commands.Command)
+    options = {option["name"]: option for option in command.to_dict(simcord_bot.tree)["options"]}
+    assert (options["seconds"]["min_value"], options["seconds"]["max_value"]) == (0.1, 10)
+    assert (options["steps"]["min_value"], options["steps"]["max_value"]) == (1, 100)
+    assert options["seed"]["max_value"] == 2**53 - 1
+    assert options["prompt"]["max_length"] == 100
+    assert [name for name, o in options.items() if o.get("required")] == ["image", "prompt"]
+
+
+def test_dms_are_off_unless_configured(config: Config, simcord_bot: Client) -> None:
+    assert not simcord_bot.intents.dm_messages
+    assert simcord_bot.intents.guilds and simcord_bot.intents.guild_messages
+    assert not simcord_bot.intents.message_content
+    assert Client(Config(discord=DiscordConfig(allow_dms=True))).intents.dm_messages
