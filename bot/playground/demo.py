@@ -59,7 +59,6 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
     out_dir: Path
     seconds: float | None = None
     steps: int | None = None
-    resolution: int | None = None
 
 
 def run_demo(
@@ -70,7 +69,6 @@ def run_demo(
     out_dir: Path = Path("demo_output"),
     seconds: float | None = None,
     steps: int | None = None,
-    resolution: int | None = None,
 ) -> int:
     """Show the product at work on stdout; the last line is the path of the MP4.
 
@@ -84,7 +82,6 @@ def run_demo(
         out_dir=out_dir,
         seconds=seconds,
         steps=steps,
-        resolution=resolution,
     )
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
@@ -276,8 +273,6 @@ def _settings(demo: Demo, discord: Playground, folder: Path) -> dict[str, dict[s
     defaults: dict[str, Setting] = {}
     if demo.model in BUILT_IN_MODELS:
         defaults |= FOR_BUILT_IN_MODELS
-    if demo.resolution is not None:
-        defaults["resolution"] = demo.resolution
     return {
         "discord": {"api_url": discord.api_url, "gateway_url": discord.gateway_url},
         "storage": {"data_dir": str(folder / "data")},

@@ -22,6 +22,8 @@ Payload = dict[str, Any]
 
 DISCORD_EPOCH_MS = 1_420_070_400_000
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+CONTENT_TYPES = {".mp4": "video/mp4", ".webp": "image/webp", ".heic": "image/heic"}
+"""Those that some systems' own tables lack."""
 
 
 class ChannelKind(IntEnum):
@@ -184,7 +186,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 def guess_content_type(filename: str) -> str:
     """The media type that a file's name promises."""
-    return mimetypes.guess_type(filename)[0] or "application/octet-stream"
+    known = CONTENT_TYPES.get(Path(filename).suffix.lower())
+    return known or mimetypes.guess_type(filename)[0] or "application/octet-stream"
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:

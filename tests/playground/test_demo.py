@@ -24,7 +24,7 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_demo_ends_in_the_path_of_a_video(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = run_demo(model="tiny", out_dir=tmp_path, seconds=0.5, steps=1, resolution=64)
+    status = run_demo(model="tiny", out_dir=tmp_path, seconds=0.5, steps=1)
     lines = capsys.readouterr().out.rstrip().splitlines()
     assert status == 0, "\n".join(lines)
     video = Path(lines[-1])
