@@ -1,0 +1,216 @@
+"""Each stage learns on a toy, and goes on after a kill as if nothing had happened."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoFramepackTransformer3DModel
+
+from generator.protocol import Variant
+from training import transformer as transformer_stage
+from training import vae as vae_stage
+from training.captions import Motion
+from training.clips import WINDOW, Clip, Phrase, encode, load_clips, save_clip
+from training.optimizing import Muon, Optimizers, curve, load_state, orthogonal, save_state
+from training.text import TextEncoders
+from training.transformer import cut, lesson, loss_of
+from training.vae import Autoencoder, crop, folded, gather_taps, quicken, reconstruction_loss
+
+TOY_TRANSFORMER = transformer_stage.CONFIG | {"num_attention_heads": 2, "num_single_layers": 1}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_clip(side: int = 4, motion: Motion = Motion.LEFT) -> Clip:
+    latents = torch.randn(1, 16, 3 * WINDOW + 1, side, side)
+    frame = np.zeros((8 * side, 8 * side, 3), np.uint8)
+    return Clip(motion=motion, frame=frame, start=latents[:, :, :1], latents=latents[:, :, 1:])
+
+
+def test_muon_steps_are_orthogonal_and_as_large_as_adams() -> None:
+    values = torch.linalg.svdvals(orthogonal(torch.randn(24, 60)))
+    assert 0.6 < float(values.min()) <= float(values.max()) < 1.3
+    weight = torch.zeros(24, 60, requires_grad=True)
+    weight.grad = torch.randn(24, 60)
+    Muon([weight], lr=1.0).step()
+    assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.2, rel=0.25)
+
+
+def test_the_rate_warms_up_holds_and_falls() -> None:
+    rates = [curve(step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / 40)
+    assert rates[40:600] == [1.0] * 560
+    assert rates[-1] == pytest.approx(0.03, abs=0.01)
+    assert rates[600:] == sorted(rates[600:], reverse=True)
+
+
+def test_the_autoencoder_learns_and_survives_a_kill(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    picture = np.full((64, 64, 3), (200, 90, 40), np.uint8)
+    video = torch.stack([crop(picture, 32, rng) for _ in range(2)]).unsqueeze(2)
+
+    def step(model: Autoencoder, optimizers: Optimizers) -> float:
+        loss = reconstruction_loss(model(video), video)
+        loss.backward()
+        optimizers.step(1.0)
+        return loss.item()
+
+    def fresh() -> tuple[Autoencoder, Optimizers]:
+        model = Autoencoder()
+        return model, Optimizers(model, 4e-3, 2e-3, vae_stage.EDGE)
+
+    model, optimizers = fresh()
+    losses = [step(model, optimizers) for _ in range(6)]
+    assert losses[-1] < 0.9 * losses[0]
+    save_state(tmp_path / "s", model=model.state_dict(), optimizers=optimizers.state_dict(), step=6)
+    other, others = fresh()
+    state = load_state(tmp_path / "s")
+    assert state is not None
+    assert state["step"] == 6
+    other.load_state_dict(state["model"])
+    others.load_state_dict(state["optimizers"])
+    assert step(model, optimizers) == step(other, others)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True)
+    )
+
+
+def test_the_faster_convolution_is_the_real_one() -> None:
+    real = AutoencoderKLHunyuanVideo(**vae_stage.CONFIG).eval()
+    fast = quicken(AutoencoderKLHunyuanVideo(**vae_stage.CONFIG)).eval()
+    fast.load_state_dict(real.state_dict())
+    with torch.no_grad():
+        for frames in (1, 9):
+            video = torch.randn(1, 3, frames, 16, 24)
+            assert torch.allclose(real.encoder(video), fast.encoder(video), atol=1e-4)
+        latents = torch.randn(1, 16, 3, 2, 4)
+        assert torch.allclose(real.decoder(latents), fast.decoder(latents), atol=1e-4)
+
+
+def test_gathered_taps_change_no_single_frame_and_show_the_newest_one() -> None:
+    model = Autoencoder().eval()
+    still = torch.rand(1, 3, 1, 32, 32)
+    with torch.no_grad():
+        before = model(still)
+        gather_taps(model)
+        assert torch.allclose(model(still), before, atol=1e-4)
+        latents = torch.randn(1, 16, 1, 4, 4).expand(-1, -1, 3, -1, -1).clone()
+        changed = latents.clone()
+        changed[:, :, 1] += 1
+        decoder = model.vae.decoder
+        # The norms look at all frames; without them a latent's frames depend on it alone.
+        for module in decoder.modules():
+            if isinstance(module, torch.nn.GroupNorm):
+                module.forward = lambda x: x
+        difference = (decoder(latents) - decoder(changed)).abs().amax((0, 1, 3, 4))
+    assert (difference[1:5] > 0).all()
+    assert not difference[[0, 5, 6, 7, 8]].any()
+
+
+def test_folding_keeps_the_latents_and_makes_the_posterior_a_point() -> None:
+    model = Autoencoder()
+    with torch.no_grad():
+        for _ in range(3):
+            model.encode(torch.rand(2, 3, 1, 32, 32))
+        model.eval()
+        picture = torch.rand(1, 3, 1, 32, 32)
+        posterior = folded(model).encode(picture).latent_dist
+        assert torch.allclose(posterior.mode(), model.encode(picture), atol=1e-4)
+        assert float(posterior.std.max()) < 1e-4
+
+
+def test_text_encoders_learn_a_caption_apart_from_another() -> None:
+    model = TextEncoders(vocabulary=40)
+    ids = torch.randint(3, 40, (2, 100))
+    short = torch.tensor([[0, 5, 6, 1] + [1] * 73, [0, 7, 8, 1] + [1] * 73])
+    tokens = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    clip = {"input_ids": short, "attention_mask": torch.ones_like(short)}
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(6):
+        llama, pooled = model(tokens, clip)
+        labels = torch.tensor([0, 1])
+        loss = sum(torch.nn.functional.cross_entropy(x, labels) for x in (llama, pooled))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("variant", "number", "target", "nearest"),
+    [
+        (Variant.I2V, 0, 2, None),
+        (Variant.I2V, 1, 1, 2 * WINDOW),
+        (Variant.I2V, 2, 0, WINDOW),
+        (Variant.F1, 0, 0, -1),
+        (Variant.F1, 2, 2, 2 * WINDOW - 1),
+    ],
+)
+def test_a_lesson_is_the_section_that_sampling_asks_for(variant, number, target, nearest) -> None:
+    clip = make_clip()
+    what = lesson(clip, variant, 3, number)
+    assert torch.equal(what.target, clip.latents[:, :, target * WINDOW : (target + 1) * WINDOW])
+    beside = what.context.latents_clean[:, :, 1:]
+    if nearest is None:
+        assert not beside.any()
+    else:
+        expected = clip.start if nearest < 0 else clip.latents[:, :, nearest : nearest + 1]
+        assert torch.equal(beside, expected)
+    assert torch.equal(what.context.latents_clean[:, :, :1], clip.start)
+
+
+def test_a_spoiled_history_never_spoils_start_or_target() -> None:
+    clip = make_clip()
+    for seed in range(8):
+        what = lesson(clip, Variant.F1, 2, 1, np.random.default_rng(seed))
+        assert torch.equal(what.context.latents_clean[:, :, :1], clip.start)
+        assert torch.equal(what.target, clip.latents[:, :, WINDOW : 2 * WINDOW])
+
+
+def test_cuts_are_even_and_leave_zooms_their_centre() -> None:
+    clip = make_clip(16, Motion.ZOOM_IN)
+    cuts = [cut(clip, np.random.default_rng(seed)) for seed in range(12)]
+    sizes = {c.start.shape[-1] for c in cuts}
+    assert sizes == {12, 16}
+    for small in (c for c in cuts if c.start.shape[-1] == 12):
+        assert torch.equal(small.start, clip.start[..., 2:14, 2:14])
+        assert small.frame.shape == (96, 96, 3)
+
+
+def test_the_transformer_learns_a_section() -> None:
+    model = HunyuanVideoFramepackTransformer3DModel(**TOY_TRANSFORMER)
+    optimizers = Optimizers(model, 3e-3, 1.5e-3, transformer_stage.EDGE)
+    clip = make_clip()
+    clip.latents.copy_(clip.start.expand_as(clip.latents))
+    phrase = Phrase(prompt_embeds=torch.randn(1, 5, 64), pooled_projections=torch.randn(1, 64))
+    losses = []
+    for _ in range(14):
+        what = lesson(clip, Variant.F1, 2, 1)
+        loss = loss_of(model, what, phrase, torch.randn(1, 9, 48), np.random.default_rng(3))
+        loss.backward()
+        optimizers.step(1.0)
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_clips_keep_their_numbers_on_disk(tmp_path) -> None:
+    vae = folded(Autoencoder().eval())
+    clip = encode(vae, torch.rand(28, 3, 32, 48) * 2 - 1, Motion.UP)
+    assert clip.latents.shape == (1, 16, 3 * WINDOW, 4, 6)
+    save_clip(tmp_path / "00000.safetensors", clip)
+    (read,) = load_clips(tmp_path)
+    assert read.motion is Motion.UP
+    assert np.array_equal(read.frame, clip.frame)
+    assert torch.allclose(read.latents, clip.latents, atol=2e-2, rtol=2e-3)
+    with pytest.raises(FileNotFoundError, match="training clips"):
+        load_clips(tmp_path / "nothing")
