@@ -1,0 +1,127 @@
+"""Doctor's findings: what is in place is said, what is not comes with a remedy."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import doctor
+from bot.doctor import Finding, examine, findings
+from bot.instance import sole_instance
+
+GOOD: dict[str, Any] = {
+    "torch": "2.13.0+cu130",
+    "cuda": "13.0",
+    "gpus": [{"name": "NVIDIA RTX", "vram_gib": 23.6}],
+    "problems": [],
+    "ffmpeg": None,
+}
+TOKEN = {"DISCORD_TOKEN": "secret-token"}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "_probe", lambda: GOOD)
+    return tmp_path
+
+
+def found(environ: dict[str, str], config: Path | None = None) -> dict[str, Finding]:
+    return {finding.what: finding for finding in findings(config, environ)}
+
+
+def test_the_real_probe_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    probe = doctor._probe()
+    assert isinstance(probe, dict)
+    assert probe["torch"]
+    assert not doctor._ffmpeg(probe).remedy
+    assert [finding.what for finding in doctor._torch(probe)] == ["torch"]
+
+
+def test_a_machine_in_good_order_has_no_problem_but_what_is_missing_here() -> None:
+    things = found(TOKEN)
+    assert [what for what, finding in things.items() if finding.remedy] == ["ffmpeg"]
+    assert things["torch"].seen == "2.13.0+cu130, built for CUDA 13.0"
+    assert things["GPU"].seen == "NVIDIA RTX with 23.6 GiB"
+    assert things["model"].seen == "demo, which comes with the bot"
+
+
+def test_a_problem_means_exit_code_1_and_a_remedy() -> None:
+    out = io.StringIO()
+    assert examine(None, {}, out) == 1
+    text = out.getvalue()
+    assert "problem token:        there is no bot token\n" in text
+    assert "→ set DISCORD_TOKEN, or DISCORD_TOKEN_FILE" in text
+    assert "Problems: 2." in text
+
+
+def test_the_token_is_never_shown() -> None:
+    out = io.StringIO()
+    examine(None, TOKEN, out)
+    assert "secret-token" not in out.getvalue()
+
+
+def test_no_problem_means_exit_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_ffmpeg", lambda probe: Finding(what="ffmpeg", seen="7"))
+    out = io.StringIO()
+    assert examine(None, TOKEN, out) == 0
+    assert out.getvalue().endswith("Everything is in place.\n")
+
+
+def test_a_broken_config_does_not_end_the_examination(folder: Path) -> None:
+    (folder / "config.toml").write_text("[generator]\nmodle = 1\n", encoding="utf-8")
+    things = found(TOKEN)
+    assert "did you mean generator.model?" in things["config"].seen
+    assert things["config"].remedy
+    assert "GPU" in things
+
+
+def test_a_running_bot_is_no_problem(folder: Path) -> None:
+    with sole_instance(folder / "data"):
+        finding = found(TOKEN)["data folder"]
+    assert finding.seen.endswith("in use by a running bot")
+    assert not finding.remedy
+
+
+def test_a_data_folder_that_is_a_file_is_a_problem(folder: Path) -> None:
+    (folder / "data").write_text("", encoding="utf-8")
+    assert found(TOKEN)["data folder"].remedy
+
+
+def test_a_missing_torch_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = {**GOOD, "torch": None, "gpus": [], "problems": ["torch can not be imported: no."]}
+    monkeypatch.setattr(doctor, "_probe", lambda: probe)
+    things = found(TOKEN)
+    assert things["torch"].seen == "torch can not be imported: no."
+    assert "pip install 'framepack-bot[generator]'" in things["torch"].remedy
+    assert not things["GPU"].remedy
+
+
+def test_a_generator_that_does_not_start_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_probe", lambda: "the generator does not start (no)")
+    things = found(TOKEN)
+    assert things["generator"].remedy
+    assert things["ffmpeg"].remedy
+
+
+def test_cuda_without_a_gpu_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "config.toml").write_text("[generator]\ndevice = 'cuda'\n", encoding="utf-8")
+    monkeypatch.setattr(doctor, "_probe", lambda: {**GOOD, "gpus": []})
+    assert found(TOKEN)["GPU"].remedy
+
+
+def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "FREE_GIB_WANTED", 1e9)
+    assert "free some" in found(TOKEN)["disk"].remedy
+
+
+def test_a_model_folder_with_a_missing_part_is_a_problem(folder: Path) -> None:
+    (folder / "weights" / "vae").mkdir(parents=True)
+    (folder / "config.toml").write_text("[generator]\nmodel = './weights'\n", encoding="utf-8")
+    finding = found(TOKEN)["model"]
+    assert "transformer" in finding.seen
+    assert "complete the folder" in finding.remedy
