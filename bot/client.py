@@ -6,6 +6,7 @@ the commands do. Nothing starts in `on_ready`, which fires again with every new 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from pathlib import Path
@@ -22,7 +23,7 @@ from bot.posts import NOBODY
 from bot.replies import Reply
 from bot.texts import Text, say
 from bot.views import CancelButton
-from storage.jobs import WrongState
+from storage.jobs import JobState, WrongState
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +75,15 @@ class Client(discord.Client):
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """The bot was removed from a server: what waits there would reach nobody."""
-        for job in await self.desk.store.waiting():
-            if job.guild_id == guild.id:
+        desk = self.desk
+        for job in [*await desk.store.running(), *await desk.store.waiting()]:
+            if job.guild_id != guild.id:
+                continue
+            desk.publisher.leave_alone(job)
+            if job.state is JobState.QUEUED:
                 log.info("job %s is cancelled: the bot has left its server", job.id)
-                try:
-                    await self.desk.dispatcher.cancel(job.id)
-                except WrongState as error:
-                    log.info("%s", error)
+                with contextlib.suppress(WrongState):
+                    await desk.dispatcher.cancel(job.id)
 
 
 class Tree(app_commands.CommandTree[Client]):

@@ -21,7 +21,7 @@ from discord import app_commands
 
 from bot.config import Config
 from bot.dispatcher import Dispatcher
-from bot.orders import Orders, Refusal, Wish
+from bot.orders import Asked, Orders, Refusal, Wish
 from bot.posts import PostError, Posts
 from bot.publisher import Publisher
 from bot.replies import Reply, missing_permissions
@@ -50,17 +50,14 @@ async def animate(
     desk: Desk,
     interaction: discord.Interaction[Any],
     image: discord.Attachment,
-    prompt: str,
-    seconds: float | None,
-    seed: int | None,
-    steps: int | None,
+    asked: Asked,
 ) -> None:
     """Take a wish, or say in one sentence why not."""
     reply = Reply(interaction, desk.posts)
     if missing := missing_permissions(interaction):
         return await reply.refuse(say(Text.MISSING_PERMISSIONS, names=", ".join(missing)))
     try:
-        request = desk.orders.request(prompt, seconds, seed, steps)
+        request = desk.orders.request(asked)
         await reply.answer(say(Text.TAKEN))
         job = await desk.orders.take(
             Wish(
@@ -195,7 +192,8 @@ def _animate_command(desk: Desk) -> app_commands.Command[Any, ..., None]:
         seed: int | None = None,
         steps: int | None = None,
     ) -> None:
-        await animate(desk, interaction, image, prompt, seconds, seed, steps)
+        asked = Asked(prompt=prompt, seconds=seconds, seed=seed, steps=steps)
+        await animate(desk, interaction, image, asked)
 
     ranged = app_commands.Range
     callback.__annotations__ |= {

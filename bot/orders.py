@@ -35,6 +35,15 @@ class Refusal(Exception):
     """This wish is not taken; the text is one sentence for the asker."""
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a command as somebody gave them; None leaves a setting to the config."""
+
+    prompt: str
+    seconds: float | None = None
+    seed: int | None = None
+    steps: int | None = None
+
+
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks for what, and where. `picture_url` is where Discord keeps the attachment."""
 
@@ -64,24 +73,17 @@ class Orders:
         self._jobs_dir = jobs_dir
         self._origins = attachment_origins(config.discord.api_url)
 
-    def request(
-        self, prompt: str, seconds: float | None, seed: int | None, steps: int | None
-    ) -> JobRequest:
+    def request(self, asked: Asked) -> JobRequest:
         """The settings of a job: what was asked for, else the configured defaults. Refusal."""
-        limits = self._config.limits
-        if not prompt.strip():
-            raise Refusal(say(Text.PROMPT_EMPTY))
-        if len(prompt) > limits.max_prompt_chars:
-            raise Refusal(say(Text.PROMPT_LONG, length=len(prompt), limit=limits.max_prompt_chars))
-        if seconds is not None and seconds > limits.max_seconds:
-            raise Refusal(say(Text.SECONDS_LONG, seconds=seconds, limit=limits.max_seconds))
+        self._check_limits(asked)
         settings: dict[str, Any] = msgspec.structs.asdict(self._config.defaults)
-        asked = {"seconds": seconds, "steps": steps}
-        settings |= {name: value for name, value in asked.items() if value is not None}
-        settings["seed"] = secrets.randbelow(RANDOM_SEEDS) if seed is None else seed
+        given = msgspec.structs.asdict(asked)
+        settings |= {name: value for name, value in given.items() if value is not None}
+        settings.setdefault("seed", secrets.randbelow(RANDOM_SEEDS))
+        settings["prompt"] = asked.prompt.strip()
         settings["variant"] = self._config.generator.variant
         try:
-            return job_request(prompt=prompt.strip(), **settings)
+            return job_request(**settings)
         except RequestError as error:
             raise Refusal(say(Text.SETTING_WRONG, sentence=error)) from None
 
@@ -123,11 +125,18 @@ class Orders:
                 log.info("removing %s, which belongs to no job", folder)
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
+    def _check_limits(self, asked: Asked) -> None:
+        limits, length = self._config.limits, len(asked.prompt)
+        if not asked.prompt.strip():
+            raise Refusal(say(Text.PROMPT_EMPTY))
+        if length > limits.max_prompt_chars:
+            raise Refusal(say(Text.PROMPT_LONG, length=length, limit=limits.max_prompt_chars))
+        if asked.seconds is not None and asked.seconds > limits.max_seconds:
+            raise Refusal(say(Text.SECONDS_LONG, seconds=asked.seconds, limit=limits.max_seconds))
+
     async def _check_share(self, user_id: int) -> None:
-        count, limit = (
-            len(await self._store.unfinished_of(user_id)),
-            self._config.limits.max_waiting_per_user,
-        )
+        limit = self._config.limits.max_waiting_per_user
+        count = len(await self._store.unfinished_of(user_id))
         if count >= limit:
             raise Refusal(say(Text.TOO_MANY_WAITING, count=count, limit=limit))
 

@@ -59,6 +59,7 @@ class _Message:
         self.show_prompt = True
         self.may_exist = False
         self.stopped = False
+        self.deleted = False
         self.failures = 0
         self.next_at = 0.0
         self.changed = asyncio.Event()
@@ -114,12 +115,18 @@ class Publisher:
         self, job: Job, *, progress: Progress | None = None, place: Place | None = None
     ) -> None:
         """Newest news of a job. Returns at once; the edit comes when its time has come."""
+        if self._is_left_alone(job):
+            return
         news = News(job=job, progress=progress, place=place)
         message = self._message(news)
         message.wanted = news
         message.changed.set()
-        if message.stopped and is_last(job):
-            del self._messages[job.id]
+
+    def leave_alone(self, job: Job) -> None:
+        """The bot can not reach this job's channel any more: no further requests for it."""
+        message = self._message(News(job=job))
+        message.stopped = True
+        message.changed.set()
 
     async def message_deleted(self, message_id: int) -> None:
         """Somebody deleted a message; if it was a status message, it is not edited again."""
@@ -133,6 +140,19 @@ class Publisher:
             while True:
                 message = await self._new.get()
                 group.create_task(self._keep_up(message), name=message.wanted.job.id)
+
+    def _is_left_alone(self, job: Job) -> bool:
+        """Whether the job's message is not to be touched; its end is the end of remembering that.
+
+        A failure is news that its owner has not seen: if the message was deleted it gets a new one.
+        """
+        message = self._messages.get(job.id)
+        if message is None or not message.stopped:
+            return False
+        if not is_last(job):
+            return True
+        del self._messages[job.id]
+        return not (message.deleted and job.state is JobState.FAILED)
 
     def _message(self, news: News) -> _Message:
         message = self._messages.get(news.job.id)
@@ -228,11 +248,12 @@ class Publisher:
 
     async def _stop(self, message: _Message, trouble: Trouble) -> None:
         message.stopped = True
+        message.deleted = trouble is Trouble.MESSAGE_GONE
         message.changed.set()
         job_id = message.wanted.job.id
         if is_last(message.wanted.job):
             self._messages.pop(job_id, None)
-        if trouble is Trouble.MESSAGE_GONE and message.message_id is not None:
+        if message.deleted and message.message_id is not None:
             with _logged("its status message can not be forgotten", job_id):
                 await self._store.forget_status_message(job_id)
 

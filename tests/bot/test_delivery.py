@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_posts import FakePosts
-from virtual_time import now, now_s, run
+from virtual_time import now, now_s, open_store, run
 
 from bot.delivery import Delivery
 from bot.posts import Trouble
@@ -22,7 +22,7 @@ JOB = "abcdefgh23"
 
 @contextlib.asynccontextmanager
 async def store_with_finished_job(folder: Path) -> AsyncIterator[JobStore]:
-    async with await JobStore.open(folder / "bot.sqlite3", clock=now) as store:
+    async with open_store(folder / "bot.sqlite3") as store:
         request = job_request(prompt="a cat", seed=1)
         await store.enqueue(
             NewJob(id=JOB, interaction_id=1, guild_id=5, channel_id=1, user_id=7, request=request)

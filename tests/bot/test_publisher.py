@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_posts import FakePosts
-from virtual_time import now, now_s, run
+from virtual_time import now, now_s, open_store, run
 
 from bot.posts import PostError, Trouble
 from bot.publisher import Publisher
@@ -55,7 +55,7 @@ class Scene:
 
 @contextlib.asynccontextmanager
 async def scene(folder: Path, latency_s: float = 0.0) -> AsyncIterator[Scene]:
-    async with await JobStore.open(folder / "bot.sqlite3", clock=now) as store:
+    async with open_store(folder / "bot.sqlite3") as store:
         scene = Scene(store, FakePosts(now, latency_s), folder)
         async with asyncio.TaskGroup() as group:
             loop = group.create_task(scene.publisher.run())
@@ -139,7 +139,8 @@ def test_edits_stop_after_the_first_refusal(tmp_path: Path, trouble: Trouble) ->
         for number in range(100):
             scene.step(job, number)
             await asyncio.sleep(1)
-        scene.publisher.show(await scene.store.fail(job.id, ErrorKind.INPUT, "no"))
+        await scene.store.request_cancel(job.id)
+        scene.publisher.show(await scene.store.cancelled(job.id))
         await asyncio.sleep(100)
         assert len(scene.posts.requests) == 2
         forgotten = await scene.store.get(job.id)
@@ -250,3 +251,35 @@ def test_a_preview_stays_until_there_is_a_newer_one(tmp_path: Path) -> None:
             await asyncio.sleep(6)
         names = [card.picture.name for _, card in scene.posts.cards if card.picture]
         assert names == ["a.webp", "a.webp", "b.webp"]
+
+
+def test_a_deleted_message_is_replaced_only_to_tell_of_a_failure(tmp_path: Path) -> None:
+    @on_the_loop(tmp_path)
+    async def _(scene: Scene) -> None:
+        for fails in (True, False):
+            job = await scene.running()
+            saved = await scene.store.get(job.id)
+            assert saved is not None and saved.status_message_id is not None
+            await scene.publisher.message_deleted(saved.status_message_id)
+            del scene.posts.messages[saved.status_message_id]
+            if fails:
+                ended = await scene.store.fail(job.id, ErrorKind.MEMORY, "ask for less")
+            else:
+                await scene.store.request_cancel(job.id)
+                ended = await scene.store.cancelled(job.id)
+            scene.publisher.show(ended)
+            await asyncio.sleep(120)
+        [message] = scene.posts.messages.values()
+        assert [card.title for _, card in message.cards] == ["No video"]
+
+
+def test_a_server_that_was_left_is_left_alone(tmp_path: Path) -> None:
+    @on_the_loop(tmp_path)
+    async def _(scene: Scene) -> None:
+        job = await scene.running()
+        requests = len(scene.posts.requests)
+        scene.publisher.leave_alone(job)
+        scene.step(job, 1)
+        scene.publisher.show(await scene.store.fail(job.id, ErrorKind.INPUT, "no"))
+        await asyncio.sleep(120)
+        assert len(scene.posts.requests) == requests
