@@ -12,12 +12,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training import pair
 
+if TYPE_CHECKING:
+    from training.vae import Phase
+
 WORK = Path("training_runs")
 PICTURES = 700
-CLIPS = 600
+CLIPS = 360
 MODEL = Path("generator") / "demo_model"
 
 
@@ -36,13 +40,25 @@ def text(work: Path, processes: int) -> None:
 
 
 def vae(work: Path, processes: int) -> None:
-    """The autoencoder."""
-    from training import vae as stage
+    """The autoencoder, on single frames: everything but what lies between latents."""
+    from training.vae import STILL
+
+    _autoencoder(work, processes, STILL)
+
+
+def decoder(work: Path, processes: int) -> None:
+    """The autoencoder's decoder, on moving clips; latents no longer change, so it may run late."""
+    from training.vae import MOVING
+
+    _autoencoder(work, processes, MOVING)
+
+
+def _autoencoder(work: Path, processes: int, phase: Phase) -> None:
+    from training.vae import train
 
     folder = work / "vae"
-    pair.run(
-        stage.train, folder, work / "pictures", processes=processes, log_file=folder / "log.txt"
-    )
+    log_file = folder / f"{phase.name}.txt"
+    pair.run(train, folder, work / "pictures", phase, processes=processes, log_file=log_file)
 
 
 def clips(work: Path, processes: int) -> None:
@@ -53,7 +69,7 @@ def clips(work: Path, processes: int) -> None:
         encode_clips,
         work / "clips",
         work / "pictures",
-        work / "vae" / "vae",
+        work / "vae" / "still",
         CLIPS,
         processes,
         processes=processes,
@@ -71,7 +87,7 @@ def transformer(work: Path, processes: int) -> None:
         folder,
         work / "clips",
         work / "text" / "text",
-        work / "vae" / "vae",
+        work / "vae" / "still",
         processes=processes,
         log_file=folder / "log.txt",
     )
@@ -84,7 +100,7 @@ def export(work: Path, processes: int) -> None:
     size = write(
         MODEL,
         text=work / "text" / "text",
-        vae=work / "vae" / "vae",
+        vae=work / "vae" / "moving",
         transformer=work / "transformer" / "transformer",
         clips=work / "clips",
     )
@@ -93,7 +109,7 @@ def export(work: Path, processes: int) -> None:
 
 STAGES: dict[str, Callable[[Path, int], None]] = {
     "data": data, "text": text, "vae": vae, "clips": clips, "transformer": transformer,
-    "export": export,
+    "decoder": decoder, "export": export,
 }  # fmt: skip
 
 

@@ -73,13 +73,14 @@ _ZOOM = {
     ),
     Motion.STILL: (
         "the camera stands still", "still", "static shot", "the camera does not move", "no motion",
-        "a still picture", "nothing moves", "static camera", "the camera holds still", "fixed camera",
+        "a still picture", "nothing moves", "static camera", "the camera holds still",
+        "fixed camera",
         "the view stays", "the picture stays still", "no camera movement", "a static view",
     ),
 }  # fmt: skip
 _NOUNS = (
     "forest", "sea", "street", "house", "mountain", "lake", "woman", "man", "friend", "dog",
-    "tower", "garden", "sky", "river", "flower", "boat", "leaf", "wall", "room", "bridge", "cat", "field",
+    "tower", "garden", "sky", "river", "flower", "boat", "leaf", "wall", "room", "bridge", "cat",
     "cloud", "landscape", "scene", "stone", "letter", "child", "harbour", "desert", "tree", "car",
     "bird", "horse", "market", "window", "girl", "boy", "robot", "castle", "beach", "road", "train",
     "mirror", "book", "face", "hand", "island", "city", "village", "snow", "fire", "moon", "sun",

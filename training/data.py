@@ -163,7 +163,7 @@ class Pictures:
         self.photo_share = photo_share
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """One picture; panoramas are turned round their axis, then mirrored and dimmed by chance."""
+        """One picture; panoramas are turned round their axis; mirrored, dimmed by chance."""
         if rng.random() >= self.photo_share:
             chosen = self.drawn[rng.integers(len(self.drawn))]
         else:

@@ -1,10 +1,11 @@
 """The text stage: tokenizers, and small text encoders that know a direction when they read one.
 
-Decides: the BPE vocabulary, the configs of Llama and CLIP, the proxy they learn (name the motion of
-a caption); then they are frozen. Also the image encoder, which stays random. Refuses to know: video.
+Decides: the BPE vocabulary, the configs of Llama and CLIP, the proxy they learn (name the motion
+of a caption); then they are frozen. Also the image encoder, which stays random. Refuses to know:
+video.
 
-HunyuanVideo's template is cut off after 95 tokens, a number of Llama's own tokenizer. So
-the merges are counted out until this template's prefix has exactly 95 tokens here, too.
+HunyuanVideo's template is cut off after 95 tokens, a number of Llama's own tokenizer. So the
+merges are counted out until this template's prefix has exactly 95 tokens here, too.
 """
 
 from __future__ import annotations

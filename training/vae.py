@@ -16,6 +16,7 @@ import functools
 import logging
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -139,14 +140,19 @@ def folded(model: Autoencoder) -> AutoencoderKLHunyuanVideo:
 
 
 def reconstruction_loss(made: Tensor, true: Tensor) -> Tensor:
-    """Absolute and squared error, and the error of the edges, at full and at half size."""
+    """Absolute and squared error and that of the edges, at full and half size; that of colours."""
     error = (made - true).transpose(1, 2).flatten(0, 1)
     total = torch.zeros(())
     for weight in (1.0, 0.4):
         slopes = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         total = total + weight * (error.abs().mean() + 2 * error.square().mean() + 0.25 * slopes)
         error = F.avg_pool2d(error, 2)
-    return total
+    # Flat colours differ by little from grey in the sum above and would be learned last.
+    flat = F.avg_pool2d(error, 2)
+    opponents = torch.stack(
+        [flat.mean(1), flat[:, 0] - flat[:, 1], flat[:, 2] - flat[:, :2].mean(1)]
+    )
+    return total + opponents.abs().mean() + 3 * opponents.square().mean()
 
 
 def psnr(made: Tensor, true: Tensor) -> float:
@@ -213,65 +219,77 @@ def contact_sheet(model: Autoencoder, path: Path) -> None:
     Image.fromarray(pixels.round().to(torch.uint8).numpy()).save(path)
 
 
-def _batch(pictures: Pictures, step: int, still_steps: int) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """How one of the two phases trains. `lr` is Muon's peak rate, `adam_lr` AdamW's."""
+
+    name: str
+    steps: int
+    lr: float
+    adam_lr: float
+
+
+STILL = Phase(name="still", steps=820, lr=4e-3, adam_lr=2e-3)
+MOVING = Phase(name="moving", steps=120, lr=2e-3, adam_lr=1e-3)
+
+
+def _batch(pictures: Pictures, phase: Phase, step: int) -> Tensor:
     rng = np.random.default_rng((17, step, rank()))
-    if step < still_steps:
+    if phase.name == STILL.name:
         # Small crops first: twice the steps a minute while everything is still to be learned.
-        side, count = (64, 10) if step < 0.55 * still_steps else (96, 6)
+        side, count = (64, 10) if step < 0.9 * phase.steps else (96, 6)
         return single_frames(pictures, rng, count, side)
-    frames, side, count = ((9, 64, 1), (9, 96, 1), (17, 64, 1), (9, 80, 1))[step % 4]
-    return moving_frames(pictures, rng, count, side, frames)
+    frames, side = ((9, 64), (9, 80), (17, 64), (9, 64))[step % 4]
+    return moving_frames(pictures, rng, 1, side, frames)
 
 
-def train(folder: Path, pictures: Path, *, still_steps: int = 1000, steps: int = 1120) -> Path:
+def train(folder: Path, pictures: Path, phase: Phase) -> Path:
     """Train or go on training; returns the diffusers folder of the averaged weights.
 
-    Every 100 steps: `state.pt` to resume from, `contact.png`, the measured PSNR in the log.
+    The moving phase starts from the still one's average and leaves the encoder as it is. Every 50
+    steps: the state to resume from, a contact sheet, the measured PSNR in the log.
     """
     torch.manual_seed(11)
     model, source = Autoencoder(), Pictures(pictures)
-    optimizers = Optimizers(model, lr=4e-3, adam_lr=2e-3, edge=EDGE)
+    if phase.name == MOVING.name:
+        still = load_state(folder / f"{STILL.name}.pt")
+        if still is None:
+            raise FileNotFoundError(f"no {STILL.name}.pt in {folder}; run the still phase first")
+        model.load_state_dict(still["average"])
+        gather_taps(model)
+        model.encoder_learns(False)
+    optimizers = Optimizers(model, phase.lr, phase.adam_lr, edge=EDGE)
     average, start = Average(model), 0
-    if state := load_state(folder / "state.pt"):
+    if state := load_state(folder / f"{phase.name}.pt"):
         model.load_state_dict(state["model"])
         optimizers.load_state_dict(state["optimizers"])
         average.weights, start = state["average"], state["step"]
     began = time.monotonic()
-    for step in range(start, steps):
-        if step == still_steps:
-            gather_taps(model)
-            average = Average(model)
-        if step >= still_steps:
-            model.encoder_learns(False)
+    for step in range(start, phase.steps):
         torch.manual_seed(2 * step + rank())
-        video = _batch(source, step, still_steps)
-        loss = reconstruction_loss(model(video, noise=0.05 + 0.15 * (step % 5) / 4), video)
+        video = _batch(source, phase, step)
+        loss = reconstruction_loss(model(video, noise=0.04 + 0.12 * (step % 5) / 4), video)
         loss.backward()
         average_gradients(model)
-        peak = 1.0 if step < still_steps else 0.5
-        norm = optimizers.step(peak * curve(step, steps))
+        norm = optimizers.step(curve(step, phase.steps))
         average.update(model, 0.96)
         if step % 20 == 0:
             pace = (time.monotonic() - began) / (step - start + 1)
-            log.info("vae %d/%d loss %.4f grad %.2f %.2f s/step", step, steps, loss, norm, pace)
-        if rank() == 0 and ((step + 1) % 100 == 0 or step + 1 == steps):
-            _keep(folder, model, average, optimizers, step + 1)
-    return folder / "vae"
+            log.info(
+                "vae, %s %d/%d loss %.4f grad %.2f %.2f s/step",
+                phase.name, step, phase.steps, loss.item(), norm, pace,
+            )  # fmt: skip
+        if rank() == 0 and ((step + 1) % 50 == 0 or step + 1 == phase.steps):
+            parts = {"model": model.state_dict(), "optimizers": optimizers.state_dict()}
+            save_state(folder / f"{phase.name}.pt", average=average.weights, step=step + 1, **parts)
+            _show(folder, average, phase, step + 1)
+    return folder / phase.name
 
 
-def _keep(
-    folder: Path, model: Autoencoder, average: Average, optimizers: Optimizers, step: int
-) -> None:
-    save_state(
-        folder / "state.pt",
-        model=model.state_dict(),
-        optimizers=optimizers.state_dict(),
-        average=average.weights,
-        step=step,
-    )
+def _show(folder: Path, average: Average, phase: Phase, step: int) -> None:
     shown = Autoencoder()
     shown.load_state_dict(average.weights)
     still, moving = measure(shown)
-    log.info("vae %d: held-back still %.2f dB, moving %.2f dB", step, still, moving)
-    contact_sheet(shown, folder / "contact.png")
-    folded(shown).save_pretrained(folder / "vae")
+    log.info("vae, %s %d: held-back still %.2f dB, moving %.2f dB", phase.name, step, still, moving)
+    contact_sheet(shown, folder / f"{phase.name}.png")
+    folded(shown).save_pretrained(folder / phase.name)
