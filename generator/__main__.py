@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.errors import GeneratorError
+from generator.models_cli import add_models_verb
 from generator.protocol import (
     JobRequest,
     RequestError,
@@ -58,12 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     make.set_defaults(verb=_generate)
     _add_machine_options(make)
     _add_request_options(make)
-    models = verbs.add_parser("models", help="model folders")
-    models.set_defaults(verb=_models)
-    models.add_argument(
-        "action", choices=["check", "tiny"], help="check a folder; make a random one"
-    )
-    models.add_argument("folder", type=Path)
+    models = verbs.add_parser("models", help="model folders", prog="framepack-bot models")
+    models.set_defaults(verb=lambda arguments: arguments.action(arguments))
+    add_models_verb(models)
     probe = verbs.add_parser("probe", help="what this machine has, as JSON")
     probe.set_defaults(verb=_probe)
     probe.add_argument("--words", action="store_true", help="one line about torch instead")
@@ -171,20 +169,6 @@ def _step_cache(arguments: argparse.Namespace) -> tuple[StepCacheKind, float]:
         if threshold:
             return kind, threshold
     return StepCacheKind.NONE, 0.0
-
-
-def _models(arguments: argparse.Namespace) -> int:
-    from generator.models import ModelFolder
-    from generator.tiny import make_tiny_model
-
-    if arguments.action == "tiny":
-        if arguments.folder.exists() and any(arguments.folder.iterdir()):
-            raise RequestError(f"{arguments.folder} exists and is not empty; name a new folder")
-        arguments.folder.mkdir(parents=True, exist_ok=True)
-        make_tiny_model(arguments.folder)
-    ModelFolder(arguments.folder)
-    print(arguments.folder)
-    return 0
 
 
 def _probe(arguments: argparse.Namespace) -> int:

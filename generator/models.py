@@ -72,9 +72,14 @@ class ModelFolder:
             raise ModelError(f"The model folder {path} can not be used: {'; '.join(problems)}.")
 
     def transformer_part(self, variant: Variant) -> str:
-        """The sub-folder that holds this variant's transformer."""
+        """The sub-folder that holds this variant's transformer. ModelError: there is none."""
         if variant is Variant.F1 and (self.path / F1_TRANSFORMER).is_dir():
             return F1_TRANSFORMER
+        if not (self.path / "transformer").is_dir():
+            raise ModelError(
+                f"The model folder {self.path} has no transformer for {variant}; choose f1, or run "
+                f"`framepack-bot models download {self.path} --variant i2v`."
+            )
         return "transformer"
 
     def read_json(self, name: str) -> Any | None:
@@ -132,9 +137,11 @@ class ModelFolder:
         if not self.path.is_dir():
             yield "there is no such folder"
             return
+        has_f1 = (self.path / F1_TRANSFORMER).is_dir()
         for name, part in PARTS.items():
-            yield from self._part_problems(name, part)
-        if (self.path / F1_TRANSFORMER).is_dir():
+            if name != "transformer" or not has_f1 or (self.path / name).is_dir():
+                yield from self._part_problems(name, part)
+        if has_f1:
             yield from self._part_problems(F1_TRANSFORMER, PARTS["transformer"])
 
     def _part_problems(self, name: str, part: Part) -> Iterator[str]:
