@@ -44,6 +44,7 @@ JOBS_NAME = "jobs"
 CACHE_NAME = "cache"
 
 STOP_WITHIN_S = 15.0
+LOGIN_TIMEOUT_S = 60.0
 CLIENT_CLOSE_S = 3.0
 BACKEND_CLOSE_S = 8.0
 REFRESHED = 50
@@ -170,7 +171,8 @@ async def _logged_in(client: Client, config: Config, token: str) -> AsyncIterato
         gateway = yarl.URL(discord_config.gateway_url)
         discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = gateway
     try:
-        await client.login(token)
+        async with asyncio.timeout(LOGIN_TIMEOUT_S):
+            await client.login(token)
     except (discord.DiscordException, aiohttp.ClientError, OSError) as error:
         await client.close()
         raise StartError(login_sentence(error, discord_config.api_url)) from error

@@ -30,8 +30,11 @@ log = logging.getLogger(__name__)
 EDIT_GAP_S = 5.0
 OLD_EDIT_GAP_S = 60.0
 OLD_AFTER_S = 55 * 60.0
-QUIET_GAP_S = 1.0
-"""Between two edits of messages that nobody watches closely: waiting jobs, and after a restart."""
+QUIET_GAP_S = 1.25
+"""Between two edits of messages that nobody watches closely: waiting jobs, and after a restart.
+
+With one running job's edits that makes one a second, which is what Discord takes in one channel.
+"""
 
 FRESH = timedelta(minutes=1)
 """A job older than this may have a status message that nobody wrote down: the bot was killed."""
@@ -54,6 +57,7 @@ class _Message:
     def __init__(self, news: News) -> None:
         self.wanted = news
         self.shown: News | None = None
+        self.card: Card | None = None
         self.message_id = news.job.status_message_id
         self.kept: Kept | None = None
         self.show_prompt = True
@@ -190,13 +194,16 @@ class Publisher:
         async with message.in_flight:
             if not message.due or self._monotonic() < message.next_at:
                 return
-            news = message.wanted
+            news, card = message.wanted, self._card(message)
+            if card == message.card:
+                message.shown = news
+                return
             try:
-                await self._send(message, self._card(message))
+                await self._send(message, card)
             except PostError as error:
                 await self._note_trouble(message, news, error)
                 raise
-            message.shown, message.failures = news, 0
+            message.shown, message.card, message.failures = news, card, 0
             message.next_at = self._monotonic() + self._gap_s(message)
 
     async def _send(self, message: _Message, card: Card) -> None:

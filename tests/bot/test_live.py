@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import discord
 import psutil
 import pytest
 import yarl
-from live import PICTURE, Live, fake_command, with_limits
+from live import COMMANDS, PICTURE, Live, fake_command, png, with_limits
 
 from bot import publisher
 from bot.app import StartError, run_bot
@@ -273,27 +274,26 @@ async def test_a_channel_that_refuses_after_all_takes_no_job(live: Live) -> None
         await live.until(lambda: _state(live, 0) is JobState.CANCELLED)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"prompt": "   "}, "Your prompt is empty"),
-        ({"prompt": "x" * 5000}, "5,000 characters; at most 2,000"),
-        ({"seconds": 100.0}, "You asked for 100 seconds; here at most 20"),
-        ({"seconds": 0.01}, "seconds is 0.01; it must be between 0.1 and 120"),
-        ({"steps": 0}, "steps is 0; it must be between 1 and 100"),
-        ({"seed": -1}, "seed is -1"),
-    ],
-)
-async def test_what_is_out_of_range_is_one_sentence(
-    live: Live, options: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+OUT_OF_RANGE: list[tuple[dict[str, object], str]] = [
+    ({"prompt": "   "}, "Your prompt is empty"),
+    ({"prompt": "x" * 5000}, "5,000 characters; at most 2,000"),
+    ({"seconds": 100.0}, "You asked for 100 seconds; here at most 20"),
+    ({"seconds": 0.01}, "seconds is 0.01; it must be between 0.1 and 120"),
+    ({"steps": 0}, "steps is 0; it must be between 1 and 100"),
+    ({"seed": -1}, "seed is -1"),
+]
+
+
+async def test_what_is_out_of_range_is_one_sentence(live: Live) -> None:
     async with live.running():
-        for command in live.playground.api.commands.usable():
+        for command in live.playground.api.commands.usable():  # a client that checks nothing
             for option in command.get("options", ()):
                 for key in ("min_value", "max_value", "min_length", "max_length"):
                     option.pop(key, None)
-        asked = await live.animate(**options)
-        await live.answer_says(asked, words)
+        for options, words in OUT_OF_RANGE:
+            asked = await live.animate(**options)
+            await live.answer_says(asked, words)
+            assert asked.response is not None and asked.response.ephemeral_for
     assert live.jobs() == []
     assert live.folders() == []
 
@@ -414,3 +414,31 @@ async def test_strange_folders_are_removed_at_start(live: Live) -> None:
     (live.folder / "jobs" / "halfdone22" / "input.png").write_bytes(PICTURE.data)
     async with live.running():
         assert live.folders() == []
+
+
+async def test_the_loop_is_never_busy_for_50_ms(live: Live) -> None:
+    """The bot in a thread of its own, measured in that thread's processor time."""
+    busy_s: list[float] = []
+    stop, loops = asyncio.Event(), []
+
+    async def beat() -> None:
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0.001)
+            busy_s.append(time.thread_time() - before)
+
+    async def bot() -> None:
+        loops.append(asyncio.get_running_loop())
+        command = fake_command("--steps", "20", "--step-s", "0.05")
+        beating = asyncio.create_task(beat())
+        await run_bot(live.config, live.playground.token, command=command, stop=stop)
+        beating.cancel()
+
+    thread = asyncio.create_task(asyncio.to_thread(asyncio.run, bot()))
+    await live.playground.bot_ready(*COMMANDS)
+    busy_s.clear()
+    await live.animate(picture=Upload(filename="big.png", data=png(4000, 3000)))
+    await live.status_says("Finished")
+    loops[0].call_soon_threadsafe(stop.set)
+    await thread
+    assert max(busy_s) < 0.05

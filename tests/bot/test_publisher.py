@@ -115,6 +115,16 @@ def test_nothing_new_means_no_edit(tmp_path: Path) -> None:
         assert len(scene.posts.cards) == 2
 
 
+def test_news_that_reads_the_same_means_no_edit(tmp_path: Path) -> None:
+    @on_the_loop(tmp_path)
+    async def _(scene: Scene) -> None:
+        job = await scene.posted()
+        for number in range(20):
+            scene.publisher.show(job, place=Place(position=2, wait_s=120.0 + number))
+            await asyncio.sleep(10)
+        assert len(scene.posts.cards) == 2
+
+
 def test_edits_slow_down_after_55_minutes(tmp_path: Path) -> None:
     @on_the_loop(tmp_path)
     async def _(scene: Scene) -> None:
