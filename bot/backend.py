@@ -196,11 +196,13 @@ class LocalBackend:
             await self._child.end(self._close_timeout_s)
 
     async def _start_for_job(self) -> None:
+        started = False
         try:
             await self.start()
-        except BaseException:
-            self._current = None
-            raise
+            started = True
+        finally:
+            if not started:
+                self._current = None
 
     async def _next_event(self, child: _Child, job_id: str) -> Event | None:
         """The job's next event; what belongs to another job is dropped. None: the child ended."""

@@ -54,6 +54,8 @@ async def animate(
 ) -> None:
     """Take a wish, or say in one sentence why not."""
     reply = Reply(interaction, desk.posts)
+    if interaction.guild_id is None and not desk.config.discord.allow_dms:
+        return await reply.refuse(say(Text.GUILD_ONLY))
     if missing := missing_permissions(interaction):
         return await reply.refuse(say(Text.MISSING_PERMISSIONS, names=", ".join(missing)))
     try:

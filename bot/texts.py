@@ -136,7 +136,6 @@ class Text(StrEnum):
         "something went wrong on my side; whoever runs me finds the reason in the log beside the "
         "job's number"
     )
-    LEFT_GUILD = "I was removed from the server"
 
 
 STAGES: dict[Stage, str] = {

@@ -13,7 +13,6 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import discord
 import msgspec
 from PIL import Image
 
@@ -137,8 +136,3 @@ class Live:
 def with_limits(config: Config, **limits: object) -> Config:
     changed = msgspec.structs.replace(config.limits, **limits)
     return msgspec.structs.replace(config, limits=changed)
-
-
-def reset_discord() -> None:
-    """Let this process's discord.py forget the playground."""
-    discord.http.Route.BASE = "https://discord.com/api/v10"

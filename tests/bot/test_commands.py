@@ -270,3 +270,14 @@ def test_dms_are_off_unless_configured(config: Config, simcord_bot: Client) -> N
     assert simcord_bot.intents.guilds and simcord_bot.intents.guild_messages
     assert not simcord_bot.intents.message_content
     assert Client(Config(discord=DiscordConfig(allow_dms=True))).intents.dm_messages
+
+
+async def test_a_direct_message_is_refused_unless_configured(
+    simcord_env: simcord.Env, simcord_bot: Client, store: JobStore
+) -> None:
+    command = simcord_bot.tree.get_command("animate")
+    assert isinstance(command, discord.app_commands.Command)
+    assert command.allowed_contexts is not None
+    assert command.allowed_contexts.dm_channel is False
+    assert command.to_dict(simcord_bot.tree)["contexts"] == [0]
+    assert command.to_dict(simcord_bot.tree)["integration_types"] == [0]

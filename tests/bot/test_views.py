@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import bot
 from bot.texts import FAILURES, PERMISSIONS, STAGES, STATES, Text
 from bot.views import (
     CancelButton,
@@ -258,3 +259,11 @@ def test_command_descriptions_fit_discords_limit() -> None:
     for text in Text:
         if text.name.startswith(("ANIMATE", "CANCEL_JOB")) or text.name in ("CANCEL", "QUEUE"):
             assert 1 <= len(text.value.format(**values)) <= 100, text.name
+
+
+def test_every_text_is_said_somewhere() -> None:
+    code = "".join(
+        path.read_text(encoding="utf-8") for path in Path(bot.__file__).parent.glob("*.py")
+    )
+    unused = [text.name for text in Text if f"Text.{text.name}" not in code]
+    assert unused == []
