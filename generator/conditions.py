@@ -120,7 +120,7 @@ class ConditionEncoder:
         """Yields as each stage begins and returns the conditions. InputError: a bad picture."""
         pictures = {
             name: encoders.cover_crop(encoders.open_picture(folder / name), size)
-            for name in _picture_names(request)
+            for name in pictures_of(request)
         }
         yield track.enter(Stage.TEXT)
         positive = self._text(request.prompt)
@@ -185,7 +185,8 @@ def _end_name(request: JobRequest) -> str:
     return request.end_image or "" if request.variant is Variant.I2V else ""
 
 
-def _picture_names(request: JobRequest) -> list[str]:
+def pictures_of(request: JobRequest) -> list[str]:
+    """The names of the files that a job looks at."""
     return [name for name in (request.image, *request.references, _end_name(request)) if name]
 
 

@@ -16,7 +16,7 @@ from generator.conditions import Conditions, TextEmbeds
 from generator.protocol import JobRequest
 from generator.sampler import guided
 from generator.sections import Context
-from generator.step_cache import StepCache
+from generator.step_cache import CacheState, StepCache
 
 TRAIN_TIMESTEPS = 1000.0
 
@@ -33,7 +33,7 @@ class Denoiser:
         context: Context,
         cache: StepCache,
     ):
-        self._transformer, self._request, self._cache = transformer, request, cache
+        self._transformer, self._request, self.cache = transformer, request, cache
         parameter = next(transformer.x_embedder.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
         guidance = torch.tensor([TRAIN_TIMESTEPS * request.guidance_scale])
@@ -42,29 +42,41 @@ class Denoiser:
         }
         self._shared["image_embeds"] = self._ready(image_embeds)
         self._shared["guidance"] = self._ready(guidance)
-        self._positive = self._text_arguments(conditions.positive)
-        self._negative = conditions.negative and self._text_arguments(conditions.negative)
+        self._texts = {"cond": self._text_arguments(conditions.positive)}
+        if conditions.negative is not None:
+            self._texts["uncond"] = self._text_arguments(conditions.negative)
         self._step = 0
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        velocity = self._velocity("cond", x, sigma, self._positive)
-        if self._negative:
-            other = self._velocity("uncond", x, sigma, self._negative)
+        velocity = self._velocity("cond", self._step, x, sigma)
+        if "uncond" in self._texts:
+            other = self._velocity("uncond", self._step, x, sigma)
             scale, rescale = self._request.true_cfg_scale, self._request.guidance_rescale
             velocity = guided(velocity, other, scale, rescale)
         self._step += 1
+        self.cache.step_done()
         return x - sigma * velocity
 
-    def _velocity(self, name: str, x: Tensor, sigma: float, text: dict[str, Tensor]) -> Tensor:
+    @torch.inference_mode()
+    def go_on(self, state: CacheState, sigmas: list[float], step: int) -> None:
+        """The next call is for `step` (from 0); the cache remembers what it did before it."""
+
+        def run(name: str, index: int, x: Tensor) -> None:
+            self._velocity(name, index, x.to(self._device), sigmas[index])
+
+        self.cache.restore(state, run)
+        self._step = step
+
+    def _velocity(self, name: str, step: int, x: Tensor, sigma: float) -> Tensor:
         timestep = torch.tensor([TRAIN_TIMESTEPS * sigma], device=self._device)
-        with self._cache.step(name, self._step):
+        with self.cache.step(name, step, x):
             (velocity,) = self._transformer(
                 hidden_states=x.to(self._dtype),
                 # bfloat16 rounds 1000 × 10 to 9984; the weights were trained with that.
                 timestep=timestep.to(self._dtype),
                 return_dict=False,
-                **text,
+                **self._texts[name],
                 **self._shared,
             )
         return velocity.float()

@@ -5,15 +5,18 @@ Decides: where the files of a job without a bot lie. Refuses to know: what is co
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tqdm import tqdm
 
-from generator.errors import DiskError
+from generator.conditions import pictures_of
+from generator.errors import DiskError, InputError
 from generator.pipeline import generate
 from generator.protocol import JobRequest, Progress, Stage
 from generator.workshop import open_workshop
@@ -37,20 +40,43 @@ def generate_once(request: JobRequest, arguments: Any) -> int:
         # Beside the result: the last step must be a rename, not a copy across disks.
         tempfile.TemporaryDirectory(prefix=".framepack-", dir=out.absolute().parent) as scratch,
         tqdm(total=1.0, bar_format=BAR, disable=arguments.no_progress, file=sys.stderr) as bar,
-        closing(
-            generate("one", request, Path(scratch), workshop, latents_out=arguments.latents_out)
-        ) as events,
     ):
-        for event in events:
-            if isinstance(event, Progress):
-                _show(bar, event)
-            else:
-                video = Path(scratch) / event.video
-                video.with_suffix(".json").replace(out.with_suffix(".json"))
-                video.replace(out)
-                bar.update(1.0 - bar.n)
+        folder = Path(scratch)
+        request = _with_copies(request, folder)
+        with closing(
+            generate("one", request, folder, workshop, latents_out=arguments.latents_out)
+        ) as events:
+            for event in events:
+                if isinstance(event, Progress):
+                    _show(bar, event)
+                else:
+                    video = folder / event.video
+                    video.with_suffix(".json").replace(out.with_suffix(".json"))
+                    video.replace(out)
+                    bar.update(1.0 - bar.n)
     sys.stdout.write(f"{out}\n")
     return 0
+
+
+def _with_copies(request: JobRequest, folder: Path) -> JobRequest:
+    """The request with its pictures copied into the job's folder under neutral names.
+
+    The request is written into the video: where somebody keeps pictures does not belong there.
+    """
+    copies = {
+        name: f"picture-{number}" for number, name in enumerate(dict.fromkeys(pictures_of(request)))
+    }
+    for name, copy in copies.items():
+        try:
+            shutil.copyfile(name, folder / copy)
+        except OSError as error:
+            raise InputError(f"The picture {name} can not be read: {error.strerror}.") from None
+    return msgspec.structs.replace(
+        request,
+        image=copies[request.image],
+        references=tuple(copies[name] for name in request.references),
+        end_image=copies.get(request.end_image or ""),
+    )
 
 
 def _show(bar: Any, progress: Progress) -> None:

@@ -19,14 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from generator import encoders, video
-from generator.conditions import ConditionEncoder, Conditions
+from generator.conditions import ConditionEncoder, Conditions, pictures_of
 from generator.denoiser import Denoiser
 from generator.errors import ModelError
 from generator.placement import Placement
 from generator.preview import Previews
-from generator.progress import Pace, Tracker
+from generator.progress import Tracker
 from generator.protocol import Finished, JobRequest, Progress, Stage
 from generator.record import describe_result, write_record
+from generator.resume import SavedWork, work_digest
 from generator.sampler import UniPC, flow_shift, make_sigmas
 from generator.sections import History, frame_count, section_count, section_plan
 from generator.step_cache import step_cache
@@ -35,12 +36,20 @@ from generator.workshop import Workshop
 VAE_STRIDE = 8
 
 
-@dataclass(kw_only=True)
-class Sampled:
-    """The latents of a whole video, and which steps ran the transformer's blocks."""
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One job at work: what is wanted, what is kept of it, who follows it."""
 
-    history: History
-    computed_steps: list[list[int]]  # of each section, in sampling order
+    request: JobRequest
+    folder: Path
+    placement: Placement
+    size: encoders.Size
+    saved: SavedWork
+    track: Tracker
+
+    @property
+    def sections(self) -> int:
+        return section_count(self.request.seconds, self.request.latent_window_size)
 
 
 def generate(
@@ -53,118 +62,140 @@ def generate(
 ) -> Generator[Progress | Finished, None, None]:
     """Make `framepack-<job_id>.mp4` in `folder`; yields after every step, and Finished at last.
 
-    Stop by closing the iterator: nothing half-made stays. `latents_out` receives all latents in
-    time order, float32 (1, C, 1 + n·w, H/8, W/8), under `latents`. Raises GeneratorError.
+    Stop by closing the iterator: the steps made so far stay in `folder` (see `resume`), and the
+    same call goes on from there to the same bytes. `latents_out` receives all latents in time
+    order, float32 (1, C, 1 + n·w, H/8, W/8), under `latents`. Raises GeneratorError.
     """
-    placement = workshop.placement
-    resolution = request.resolution or placement.model.resolution()
-    request = msgspec.structs.replace(request, resolution=resolution)
-    size = encoders.bucket_of(folder / request.image, resolution)
-    track = _tracker(job_id, request, size, workshop.pace)
+    request = _completed(request, workshop.placement)
+    record = describe_result(request, workshop.placement)
+    run = _start(job_id, request, folder, workshop, record)
     path = folder / f"framepack-{job_id}.mp4"
 
-    encoder = ConditionEncoder(placement, workshop.cache)
-    conditions = yield from encoder.encode(request, folder, size, track)
-    sampled = yield from _sample(request, conditions, placement, track, folder)
+    encoder = ConditionEncoder(run.placement, workshop.cache)
+    conditions = yield from encoder.encode(request, folder, run.size, run.track)
+    history = yield from _sample(run, conditions)
     if latents_out is not None:
-        _save_latents(sampled, latents_out)
-    record = describe_result(request, placement)
-    writer = video.Mp4Writer(path, size, request.fps, request.crf, record)
+        _save_latents(history, run.saved.computed_steps, latents_out)
+    writer = video.Mp4Writer(path, run.size, request.fps, request.crf, record)
     try:
-        yield from _decode(request, sampled.history, writer, placement, track)
+        yield from _decode(run, history, writer)
     finally:
         writer.abort()
-    write_record(path.with_suffix(".json"), record, track.stage_s, sampled.computed_steps)
+    write_record(path.with_suffix(".json"), record, run.track.stage_s, run.saved.computed_steps)
+    run.saved.discard()
     yield Finished(
         job_id=job_id,
         video=path.name,
         frames=writer.frames,
-        width=size[1],
-        height=size[0],
+        width=run.size[1],
+        height=run.size[0],
         fps=request.fps,
         size_bytes=path.stat().st_size,
-        elapsed_s=track.elapsed_s,
-        stage_s=track.stage_s,
+        elapsed_s=run.track.elapsed_s,
+        stage_s=run.track.stage_s,
     )
 
 
-def _sample(
-    request: JobRequest, conditions: Conditions, placement: Placement, track: Tracker, folder: Path
-) -> Generator[Progress, None, Sampled]:
+def _sample(run: _Run, conditions: Conditions) -> Generator[Progress, None, History]:
     """The section loop: noise becomes latents, one section after another."""
-    plan = section_plan(request.variant, section_count(request.seconds, request.latent_window_size))
-    history = History(
-        request.variant,
-        request.latent_window_size,
-        conditions.start,
-        references=conditions.references,
-        end=conditions.end,
-    )
-    shape = _window_shape(conditions.start, request.latent_window_size)
-    shift = request.motion_bias or flow_shift(shape[2] * shape[3] * shape[4] // 4)
-    sigmas = make_sigmas(request.steps, shift, request.consistency_boost)
+    request, placement, saved, track = run.request, run.placement, run.saved, run.track
+    start, window = conditions.start, request.latent_window_size
+    references, end = conditions.references, conditions.end
+    history = History(request.variant, window, start, references=references, end=end)
     draw = torch.Generator("cpu").manual_seed(request.seed)
-    previews = Previews(folder, video.preview_map(placement.model.read_json("preview.json")))
+    previews = Previews(run.folder, video.preview_map(placement.model.read_json("preview.json")))
     mag_ratios = placement.model.read_json("mag_ratios.json")
-    computed_steps = []
 
     yield track.enter(Stage.LOADING)
+    track.go_on(saved.steps_done(request.steps))
     with (
         placement.on_gpu("transformer", request.variant) as transformer,
         step_cache(transformer, request, mag_ratios) as cache,
     ):
         yield track.enter(Stage.SAMPLING)
-        for number, padding in enumerate(plan, start=1):
-            cache.new_section()
-            image_embeds = conditions.image_embeds_of(number - 1, len(plan))
-            context = history.context(padding)
-            denoise = Denoiser(transformer, request, conditions, image_embeds, context, cache)
-            noise = torch.randn(shape, generator=draw)
-            solver, finite = UniPC(sigmas, noise.to(placement.device)), []
-            for step in range(1, request.steps + 1):
-                x0 = solver.advance(denoise)
-                finite.append(x0.isfinite().all())
-                is_last = step == request.steps
-                yield track.stepped(number, step, previews.show(x0, at_once=is_last))
-            _refuse_nonsense(finite, number, len(plan))
-            history.push(x0.cpu())
-            computed_steps.append(cache.computed_steps)
+        for number, padding in enumerate(section_plan(request.variant, run.sections), start=1):
+            noise = torch.randn(_window_shape(start, window), generator=draw)
+            latents = saved.section(number)
+            if latents is None:
+                cache.new_section()
+                features = conditions.image_embeds_of(number - 1, run.sections)
+                context = history.context(padding)
+                denoise = Denoiser(transformer, request, conditions, features, context, cache)
+                latents = yield from _section(run, number, noise, denoise, previews)
+                saved.append(latents, cache.computed_steps)
+            history.push(latents)
     previews.clear()
-    return Sampled(history=history, computed_steps=computed_steps)
+    return history
 
 
-def _decode(
-    request: JobRequest,
-    history: History,
-    writer: video.Mp4Writer,
-    placement: Placement,
-    track: Tracker,
-) -> Iterator[Progress]:
+def _section(
+    run: _Run, number: int, noise: Tensor, denoise: Denoiser, previews: Previews
+) -> Generator[Progress, None, Tensor]:
+    """The step loop: from noise to the latents of one section, or from where a crash left it."""
+    request, saved, cache = run.request, run.saved, denoise.cache
+    shift = request.motion_bias or flow_shift(noise[0, 0].numel() // 4)
+    sigmas = make_sigmas(request.steps, shift, request.consistency_boost)
+    solver = UniPC(sigmas, noise.to(run.placement.device))
+    remembered = saved.restore(number, solver)
+    if remembered is not None:
+        denoise.go_on(remembered, solver.sigmas, solver.step)
+    finite = []
+    with saved.at_work(number, solver, cache):
+        while solver.step < solver.steps:
+            x0 = solver.advance(denoise)
+            finite.append(x0.isfinite().all())
+            saved.keep_if_due(number, solver, cache)
+            preview = previews.show(x0, at_once=solver.step == solver.steps)
+            yield run.track.stepped(number, solver.step, preview)
+    _refuse_nonsense(finite, number, run)
+    return solver.predictions[0].cpu()
+
+
+def _decode(run: _Run, history: History, writer: video.Mp4Writer) -> Iterator[Progress]:
     """Chunk after chunk becomes pixels, fades into its successor and goes to the encoder."""
-    window = request.latent_window_size
-    sections = section_count(request.seconds, window)
-    yield track.enter(Stage.DECODING)
-    with placement.on_gpu("vae") as vae:
+    request, sections = run.request, run.sections
+    count = frame_count(sections, request.latent_window_size)
+    yield run.track.enter(Stage.DECODING)
+    with run.placement.on_gpu("vae") as vae:
         chunks = (encoders.decode_latents(vae, chunk) for chunk in history.chunks())
-        frames = video.frames_of(video.cross_fade(chunks, 4 * window - 3))
-        count = frame_count(sections, window)
-        resampled = video.resample(frames, count, request.fps, request.resampling)
-        for number, frame in enumerate(resampled, start=1):
+        pieces = video.cross_fade(chunks, 4 * request.latent_window_size - 3)
+        frames = video.resample(video.frames_of(pieces), count, request.fps, request.resampling)
+        total = video.frame_total(count, request.fps)
+        for number, frame in enumerate(frames, start=1):
             writer.write(frame)
-            if number * sections // count > (number - 1) * sections // count:
-                yield track.decoded()
-    yield track.enter(Stage.ENCODING)
+            if number * sections // total > (number - 1) * sections // total:
+                yield run.track.decoded()
+    yield run.track.enter(Stage.ENCODING)
     writer.close()
 
 
-def _tracker(job_id: str, request: JobRequest, size: encoders.Size, pace: Pace) -> Tracker:
+def _completed(request: JobRequest, placement: Placement) -> JobRequest:
+    """The request with the model's own resolution where it names none."""
+    resolution = request.resolution or placement.model.resolution()
+    return msgspec.structs.replace(request, resolution=resolution)
+
+
+def _start(
+    job_id: str, request: JobRequest, folder: Path, workshop: Workshop, record: dict[str, Any]
+) -> _Run:
+    size = encoders.bucket_of(folder / request.image, request.resolution or 0)
     window = request.latent_window_size
-    return Tracker(
+    track = Tracker(
         job_id,
         sections=section_count(request.seconds, window),
         steps=request.steps,
         chunk_pixels=2 * window * size[0] * size[1] // VAE_STRIDE**2,
-        pace=pace,
+        pace=workshop.pace,
+    )
+    return _Run(
+        request=request,
+        folder=folder,
+        placement=workshop.placement,
+        size=size,
+        saved=SavedWork(
+            folder, work_digest(record, [folder / name for name in pictures_of(request)])
+        ),
+        track=track,
     )
 
 
@@ -173,19 +204,22 @@ def _window_shape(start: Tensor, window: int) -> tuple[int, ...]:
     return batch, channels, window, height, width
 
 
-def _refuse_nonsense(finite: list[Tensor], section: int, sections: int) -> None:
+def _refuse_nonsense(finite: list[Tensor], section: int, run: _Run) -> None:
     """One wait for the GPU a section finds the first step whose result is NaN or Inf."""
-    good = torch.stack(finite).tolist()
+    good = torch.stack(finite).tolist() if finite else []
     if not all(good):
+        run.saved.discard()
+        steps = run.request.steps
+        step = steps - len(good) + good.index(False) + 1
         raise ModelError(
-            f"The model computed NaN or Inf in section {section} of {sections} at step "
-            f"{good.index(False) + 1} of {len(good)}: its weights are damaged, or the dtype is too "
-            "narrow for them (float16 overflows where bfloat16 and float32 do not)."
+            f"The model computed NaN or Inf in section {section} of {run.sections} at step {step} "
+            f"of {steps}: its weights are damaged, or the dtype is too narrow for them (float16 "
+            "overflows where bfloat16 and float32 do not)."
         )
 
 
-def _save_latents(sampled: Sampled, path: Path) -> None:
-    tensors: dict[str, Any] = {"latents": sampled.history.latents().contiguous()}
-    for number, steps in enumerate(sampled.computed_steps):
+def _save_latents(history: History, computed_steps: list[list[int]], path: Path) -> None:
+    tensors: dict[str, Any] = {"latents": history.latents().contiguous()}
+    for number, steps in enumerate(computed_steps):
         tensors[f"computed_steps_{number:02d}"] = torch.tensor(steps)
     save_file(tensors, path)

@@ -48,7 +48,7 @@ class Tracker:
         self._stage = Stage.LOADING
         self._stage_s: dict[Stage, float] = {}
         self._step_s: list[float] = []
-        self._section = self._step = self._chunks = 0
+        self._section = self._step = self._chunks = self._steps_before = 0
 
     @property
     def stage_s(self) -> dict[Stage, float]:
@@ -67,6 +67,10 @@ class Tracker:
         self._stage, self._stage_began = stage, self._clock()
         self._step_began = self._stage_began
         return self._progress()
+
+    def go_on(self, steps_done: int) -> None:
+        """So many steps were made before this process began; they count, but took no time here."""
+        self._steps_before = steps_done
 
     def stepped(self, section: int, step: int, preview: str | None = None) -> Progress:
         """Step `step` of section `section` (both from 1) is done."""
@@ -102,7 +106,7 @@ class Tracker:
 
     def _fraction(self) -> float:
         steps, chunks = self._sections * self._steps, self._sections * UNKNOWN_CHUNK_STEPS
-        done = len(self._step_s) + self._chunks * UNKNOWN_CHUNK_STEPS
+        done = self._steps_before + len(self._step_s) + self._chunks * UNKNOWN_CHUNK_STEPS
         return min(done / (steps + chunks), 1.0)
 
     def _recent_step_s(self) -> float | None:
@@ -112,7 +116,7 @@ class Tracker:
     def _remaining_s(self) -> float | None:
         if not self._step_s:
             return None
-        left = self._sections * self._steps - len(self._step_s)
+        left = self._sections * self._steps - self._steps_before - len(self._step_s)
         sampling = forecast(self._step_s, left) if left else 0.0
         return sampling + self._decode_s() * (self._sections - self._chunks)
 

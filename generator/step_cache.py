@@ -8,8 +8,10 @@ it is left. Source: TeaCache, arXiv:2411.19108, with the coefficients of FramePa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, MagCacheConfig, ModelHook
@@ -36,28 +38,80 @@ MAG_RATIOS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class CacheState:
+    """What a cache remembers between two steps, small enough to be saved.
+
+    TeaCache's residual is as large as the activations; instead of it the inputs are kept from which
+    one run of the blocks makes it again: `x_computed_PASS`, and `x_previous` for the distance.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: dict[str, Any]
+
+
 class StepCache:
     """The cache of one job: start each section with `new_section`, wrap each pass in `step`."""
 
     def __init__(self, transformer: Any, steps: int):
         self._transformer, self._steps = transformer, steps
-        self.computed_steps: list[int] = []
-        """The steps of the current section whose blocks ran for the positive pass."""
+        self._teacache: _TeaCacheHook | None = None
+        self._is_opaque = False  # a library's cache, whose state is its own business
+        self.new_section()
 
     def new_section(self) -> None:
         """Forget what other sections computed."""
         self._transformer._reset_stateful_cache()
-        self.computed_steps = []
+        self.computed_steps: list[int] = []
+        """The steps of the current section whose blocks ran for the positive pass."""
+        self._x: Tensor | None = None
+        self._state: CacheState | None = None
+        self._computed: dict[str, tuple[int, Tensor]] = {}
 
-    def step(self, name: str, index: int) -> AbstractContextManager[None]:
-        """The context of one pass (`cond` or `uncond`) of one step, counted from 0."""
-        self._name, self._index = name, index
+    def step(self, name: str, index: int, x: Tensor) -> AbstractContextManager[None]:
+        """The context of one pass (`cond` or `uncond`) of one step, counted from 0, on input x."""
+        self._name, self._index, self._x = name, index, x
         context: AbstractContextManager[None] = self._transformer.cache_context(
             name, step_index=index, num_inference_steps=self._steps
         )
         return context
 
+    def state(self) -> CacheState | None:
+        """What must be kept to go on after the last whole step; None: only a new section can."""
+        return self._state
+
+    def step_done(self) -> None:
+        """All passes of a step were made: this is where a saved job can go on."""
+        if self._is_opaque:
+            return
+        self._state = self._present_state()
+
+    def _present_state(self) -> CacheState:
+        assert self._x is not None
+        notes: dict[str, Any] = {"computed_steps": list(self.computed_steps)}
+        if self._teacache is None:
+            return CacheState(tensors={}, notes=notes)
+        tensors = {f"x_computed_{name}": x for name, (_, x) in self._computed.items()}
+        notes["index"] = self._index
+        notes["computed"] = {name: index for name, (index, _) in self._computed.items()}
+        notes["distance"] = {n: self._teacache.distance_of(n) for n in self._computed}
+        return CacheState(tensors={"x_previous": self._x, **tensors}, notes=notes)
+
+    def restore(self, state: CacheState, run: Callable[[str, int, Tensor], object]) -> None:
+        """Bring a new section to a saved state; `run` makes one pass of a step on an input."""
+        if self._teacache is not None:
+            for name, index in state.notes["computed"].items():
+                run(name, index, state.tensors[f"x_computed_{name}"])
+                if state.notes["index"] != index:
+                    with self._teacache.skipping():
+                        run(name, state.notes["index"], state.tensors["x_previous"])
+                self._teacache.set_distance_of(name, state.notes["distance"][name])
+        self.computed_steps = list(state.notes["computed_steps"])
+        self._state = state
+
     def _note_computed(self, *_: Any) -> None:
+        assert self._x is not None
+        self._computed[self._name] = self._index, self._x
         if self._name == "cond":
             self.computed_steps.append(self._index)
 
@@ -76,7 +130,7 @@ def step_cache(
     counter = last.attn.register_forward_pre_hook(cache._note_computed)
     kind, threshold = request.step_cache, request.step_cache_threshold
     if kind is StepCacheKind.TEACACHE:
-        _install_teacache(transformer, threshold)
+        cache._teacache = _install_teacache(transformer, threshold)
     elif kind is StepCacheKind.FIRST_BLOCK:
         transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
     elif kind is StepCacheKind.MAGCACHE:
@@ -86,6 +140,7 @@ def step_cache(
                 threshold=threshold, num_inference_steps=request.steps, mag_ratios=list(ratios)
             )
         )
+    cache._is_opaque = kind in (StepCacheKind.FIRST_BLOCK, StepCacheKind.MAGCACHE)
     try:
         yield cache
     finally:
@@ -138,6 +193,22 @@ class _TeaCacheHook(ModelHook):  # type: ignore[misc]
         self.states.reset()
         return module
 
+    def distance_of(self, name: str) -> float:
+        """What a pass has accumulated since its blocks last ran."""
+        return float(self.states._state_cache[name].distance)
+
+    def set_distance_of(self, name: str, distance: float) -> None:
+        self.states._state_cache[name].distance = distance
+
+    @contextmanager
+    def skipping(self) -> Iterator[None]:
+        """While it lasts no step between the first and the last runs the blocks."""
+        threshold, self.threshold = self.threshold, math.inf
+        try:
+            yield
+        finally:
+            self.threshold = threshold
+
     def _must_compute(self, state: _TeaCacheState, modulated: Tensor) -> bool:
         previous, state.previous = state.previous, modulated
         context = self.states.context
@@ -154,13 +225,18 @@ class _TeaCacheHook(ModelHook):  # type: ignore[misc]
         return False
 
 
-def _install_teacache(transformer: Any, threshold: float) -> None:
+def _install_teacache(transformer: Any, threshold: float) -> _TeaCacheHook:
+    """Put TeaCache on all blocks; returns the hook that decides."""
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     states = StateManager(_TeaCacheState)
-    for i, block in enumerate(blocks):
-        hook = _TeaCacheHook(states, threshold, first=i == 0, last=i == len(blocks) - 1)
+    last = len(blocks) - 1
+    hooks = [
+        _TeaCacheHook(states, threshold, first=i == 0, last=i == last) for i in range(last + 1)
+    ]
+    for hook, block in zip(hooks, blocks, strict=True):
         HookRegistry.check_if_exists_or_initialize(block).register_hook(hook, HOOK)
     _forget_registries(transformer)
+    return hooks[0]
 
 
 def _forget_registries(transformer: Any) -> None:

@@ -128,17 +128,19 @@ def serve(settings: Settings) -> int:
 def _run(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> FromGenerator:
     """Make one video; progress goes out as it comes, the end is returned."""
     from generator.pipeline import generate
+    from generator.resume import discard
 
     job_id = message.job_id
     try:
         with closing(generate(job_id, message.request, Path(message.folder), workshop)) as events:
             for event in events:
                 if inbox.is_cancelled(job_id):
-                    return Cancelled(job_id=job_id)
+                    break
                 if isinstance(event, Finished):
                     return event
                 line.send(event)
-        raise AssertionError("generate() ended without Finished")
+        discard(Path(message.folder))
+        return Cancelled(job_id=job_id)
     except Exception as error:
         return failure(job_id, error)
 
