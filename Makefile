@@ -7,10 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint install clean
+.PHONY: help play demo test lint install clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+play: $(VENV)/.installed  ## the whole product in a browser, on this machine, without a token
+	$(BIN)/framepack-bot play
 
 demo: $(VENV)/.installed  ## the whole product once, on this machine, without token or weights
 	$(BIN)/framepack-bot demo

@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--verbose", action="store_true", help="log what every part does"
     )
     _add_demo(verbs)
+    _add_play(verbs)
     _add(verbs, "queue", _queue, "list the jobs in the database, also while the bot runs")
     _add(verbs, "doctor", _doctor, "check what the bot needs, and say what to do")
     for verb, meaning in RELAYED.items():
@@ -68,6 +69,16 @@ def _add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     demo.add_argument("--seconds", type=float, default=suppress, help="length of the video")
     demo.add_argument("--steps", type=int, default=suppress, help="sampling steps a section")
     demo.add_argument("--resolution", type=int, default=suppress, help="size of the video")
+
+
+def _add_play(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    meaning = "the whole bot in a browser, on a Discord on this machine"
+    play = verbs.add_parser("play", help=meaning, description=meaning)
+    play.set_defaults(verb=_play)
+    play.add_argument("--config", type=Path, metavar="FILE", help="settings to try; none without it")
+    play.add_argument("--port", type=int, help="where the page is (otherwise 8722, or a free one)")
+    play.add_argument("--model", help="demo, tiny, or a model folder")
+    play.add_argument("--no-browser", action="store_true", help="open no browser window")
 
 
 def _add(
@@ -99,6 +110,19 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     options = {name: value for name, value in vars(arguments).items() if name != "verb"}
     return run_demo(**options)
+
+
+def _play(arguments: argparse.Namespace) -> int:
+    from bot.playground.play import Play, run_play
+
+    return run_play(
+        Play(
+            port=arguments.port,
+            model=arguments.model,
+            config=arguments.config,
+            browser=not arguments.no_browser,
+        )
+    )
 
 
 def _queue(arguments: argparse.Namespace) -> int:

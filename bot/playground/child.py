@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 STOP_WITHIN_S = 20.0
 LOG_TAIL_LINES = 25
@@ -23,15 +23,21 @@ TOKEN, TOKEN_FILE = "DISCORD_TOKEN", "DISCORD_TOKEN_FILE"
 Setting = str | int | float | bool | list[int]
 
 
-def write_config(path: Path, settings: Mapping[str, Mapping[str, Setting]]) -> None:
+def write_config(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
     """Write tables of settings as TOML, whose plain values are spelled as in JSON."""
     lines = []
     for table, values in settings.items():
         lines.append(f"[{table}]")
-        lines += [
-            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
-        ]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(part)}" for key, part in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 class BotProcess:
@@ -47,7 +53,7 @@ class BotProcess:
         environment = {key: value for key, value in os.environ.items() if key != TOKEN_FILE}
         environment |= {TOKEN: self._token, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
         arguments = ["-m", "bot", "run", "--config", str(self._config)]
-        with self._log.open("wb") as sink:
+        with self._log.open("ab") as sink:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *arguments,
@@ -87,9 +93,14 @@ class BotProcess:
                 process.kill()
         return await process.wait()
 
-    def log_tail(self) -> str:
+    def kill(self) -> None:
+        """End the bot as a power cut does."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    def log_tail(self, lines: int = LOG_TAIL_LINES) -> str:
         """The last lines of the bot's log."""
         if not self._log.is_file():
             return ""
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-LOG_TAIL_LINES:])
+        text = self._log.read_text(encoding="utf-8", errors="replace")
+        return "\n".join(text.splitlines()[-lines:])

@@ -276,23 +276,27 @@ def _settings(demo: Demo, discord: Playground, folder: Path) -> dict[str, dict[s
     return {
         "discord": {"api_url": discord.api_url, "gateway_url": discord.gateway_url},
         "storage": {"data_dir": str(folder / "data")},
-        "generator": {"model": _absolute(demo.model)},
+        "generator": {"model": full_path(demo.model)},
         "defaults": defaults,
     }
 
 
-def _absolute(model: str) -> str:
+def full_path(model: str) -> str:
     """The model by name, or its folder's full path: the config lies elsewhere."""
     folder = Path(model).expanduser()
     is_name = model in BUILT_IN_MODELS or not folder.is_dir()
     return model if is_name else str(folder.absolute())
 
 
-def _about_model(model: str) -> str:
+def built_in(model: str) -> str:
+    """The built-in weights behind a model's name: "demo", "tiny", or "" for a folder."""
     trained = (Path(generator.protocol.__file__).parent / "demo_model").is_dir()
     name = "tiny" if model == "demo" and not trained else model
-    about = BUILT_IN_MODELS.get(name, "a folder of your own")
-    return f"{model} ({about})"
+    return name if name in BUILT_IN_MODELS else ""
+
+
+def _about_model(model: str) -> str:
+    return f"{model} ({BUILT_IN_MODELS.get(built_in(model), 'a folder of your own')})"
 
 
 def _command_line(demo: Demo) -> str:

@@ -224,6 +224,11 @@ def _subcommand(command: Payload, path: list[str]) -> Payload:
     return level
 
 
+def level_of(command: Payload, path: list[str]) -> list[Payload]:
+    """The options of a command or of its subcommand. Raises ClientRefused."""
+    return list(_subcommand(command, path).get("options") or ())
+
+
 def _span(field: Payload) -> tuple[int, int]:
     """How few and how many values a select or upload takes."""
     low, high = field.get("min_values"), field.get("max_values")

@@ -120,6 +120,7 @@ class Interactions:
     def __init__(self, world: World) -> None:
         self._world = world
         self._by_token: dict[str, Interaction] = {}
+        self._by_id: dict[int, Interaction] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self.token_life_s = TOKEN_LIFE_S
         self.answer_within_s = ANSWER_WITHIN_S
@@ -128,7 +129,7 @@ class Interactions:
     def send(self, asked: Asked) -> Interaction:
         """Send an interaction to the bot, `deliveries_of_next` times with one id and token."""
         interaction = Interaction(self._world, asked, self.token_life_s)
-        self._by_token[interaction.token] = interaction
+        self._by_token[interaction.token] = self._by_id[interaction.id] = interaction
         payload = self._payload(interaction)
         self._world.show(
             EventKind.INTERACTION_SENT,
@@ -144,6 +145,15 @@ class Interactions:
         timer = loop.call_later(self.answer_within_s, self._give_up, interaction)
         self._timers.add(timer)
         return interaction
+
+    def find(self, interaction_id: int) -> Interaction | None:
+        """The interaction with this id."""
+        return self._by_id.get(interaction_id)
+
+    def kill_tokens(self) -> None:
+        """Let the token of every interaction so far die."""
+        for interaction in self._by_token.values():
+            interaction.kill_token()
 
     def close(self) -> None:
         """Wait for no answer any more."""

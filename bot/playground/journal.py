@@ -69,7 +69,7 @@ class Journal:
         try:
             async with asyncio.timeout(timeout_s):
                 while not (found := look()):
-                    await self._change()
+                    await self.changed()
                 return found
         except TimeoutError:
             last = [f"{e.kind} {e.text}".strip() for e in self.events[-EVENTS_IN_TIMEOUT_TEXT:]]
@@ -84,9 +84,10 @@ class Journal:
             while start < len(self.events):
                 yield self.events[start]
                 start += 1
-            await self._change()
+            await self.changed()
 
-    async def _change(self) -> None:
+    async def changed(self) -> None:
+        """Wait for the next entry, or for the next `wake`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         try:

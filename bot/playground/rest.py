@@ -37,6 +37,11 @@ from bot.playground.posting import Body
 API = "/api/v10"
 FILE_PART = re.compile(r"^files\[(\d+)\]$")
 BYTE_RANGE = re.compile(r"^bytes=(\d+)-(\d*)$")
+NO_SCRIPTS = {
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'",
+    "X-Content-Type-Options": "nosniff",
+}
+"""With every file: what people upload shares an origin with the page, and must not act there."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +146,7 @@ class Rest:
             return web.Response(status=404)
         kind = self._api.world.attachments[int(request.match_info["file_id"])].content_type
         wanted = BYTE_RANGE.match(request.headers.get("Range", ""))
-        headers = {"Content-Type": kind, "Accept-Ranges": "bytes"}
+        headers = {"Content-Type": kind, "Accept-Ranges": "bytes"} | NO_SCRIPTS
         if wanted is None or int(wanted[1]) >= len(data):
             return web.Response(body=data, headers=headers)
         first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)

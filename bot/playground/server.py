@@ -70,6 +70,7 @@ class Playground:
         self._port = port
         self._rest = Rest(self.api, self.faults, token, rate_limits=rate_limits)
         self._runner: web.AppRunner | None = None
+        self._mounted: list[Callable[[web.Application], None]] = []
         world = self.world
         self.bot = world.bot
         self.ada = world.users[world.guild.owner_id]
@@ -82,6 +83,8 @@ class Playground:
     async def __aenter__(self) -> Self:
         app = web.Application(middlewares=[self._only_this_host], client_max_size=MAX_REQUEST_BYTES)
         app.router.add_get("/gateway", self.gateway.serve)
+        for add_to in self._mounted:
+            add_to(app)
         self._rest.add_to(app)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
         await runner.setup()
@@ -96,6 +99,10 @@ class Playground:
         await self.gateway.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def mount(self, add_to: Callable[[web.Application], None]) -> None:
+        """Let `add_to` put further routes on this server; only before it runs."""
+        self._mounted.append(add_to)
 
     @web.middleware
     async def _only_this_host(
@@ -281,9 +288,9 @@ class Playground:
         """Delete a channel or thread with everything in it."""
         self.world.delete_channel(channel)
 
-    def close_dms(self, user: User) -> None:
-        """Let a user refuse the bot's direct messages."""
-        self.world.users[user.id] = msgspec.structs.replace(user, dms_open=False)
+    def close_dms(self, user: User, *, closed: bool = True) -> None:
+        """Let a user refuse the bot's direct messages, or take them again."""
+        self.world.users[user.id] = msgspec.structs.replace(user, dms_open=not closed)
 
     def set_boost_tier(self, tier: int) -> None:
         """Set the server's boost tier, 0 to 3, and with it the upload limit."""
