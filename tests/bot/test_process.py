@@ -42,7 +42,9 @@ def write_config(live: Live) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def bot_process(live: Live, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def bot_process(
+    live: Live, *words: str, wait: bool = True
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(SCRIPT),
@@ -52,7 +54,8 @@ async def bot_process(live: Live, *words: str) -> AsyncIterator[asyncio.subproce
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        await live.playground.bot_ready(*COMMANDS)
+        if wait:
+            await live.playground.bot_ready(*COMMANDS)
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -78,7 +81,7 @@ async def test_a_signal_ends_everything_within_15_s(
     live = Live(playground, tmp_path)
     async with bot_process(live, *words) as process:
         await live.animate()
-        await live.status_says("step ")
+        await live.until(lambda: [job.state for job in live.jobs()] == [JobState.RUNNING])
         children = family(process)
         assert len(children) == 2
         began = time.monotonic()
@@ -88,13 +91,27 @@ async def test_a_signal_ends_everything_within_15_s(
     assert live.jobs()[0].state is JobState.RUNNING
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+async def test_a_signal_while_the_generator_starts_ends_everything_too(
+    playground: Playground, tmp_path: Path
+) -> None:
+    live = Live(playground, tmp_path)
+    async with bot_process(live, "slow_start", wait=False) as process:
+        await playground.until(playground.api.commands.usable)
+        await live.until(lambda: len(family(process)) == 2)
+        children = family(process)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+        assert await all_gone(children, 5)
+
+
 async def test_a_killed_bot_leaves_no_orphans_and_its_job_goes_on(
     playground: Playground, tmp_path: Path
 ) -> None:
     live = Live(playground, tmp_path)
     async with bot_process(live, *SLOW) as process:
         await live.animate()
-        await live.status_says("step ")
+        await live.until(lambda: [job.state for job in live.jobs()] == [JobState.RUNNING])
         children = family(process)
         process.kill()
         assert await all_gone(children, 10)
@@ -112,7 +129,7 @@ async def test_the_queue_is_listed_while_the_bot_runs(
     live = Live(playground, tmp_path)
     async with bot_process(live, *SLOW):
         await live.animate()
-        await live.status_says("step ")
+        await live.until(lambda: [job.state for job in live.jobs()] == [JobState.RUNNING])
         listing = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bot", "queue", "--config", str(tmp_path / "config.toml")),
             env=environ(),
