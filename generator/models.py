@@ -104,13 +104,7 @@ class ModelFolder:
 
         Files above 64 MiB are sampled: size, head and 64 spots, so that 24 GiB cost milliseconds.
         """
-        digest = hashlib.sha256()
-        for file in sorted((self.path / part).rglob("*")):
-            if file.is_file() and file.suffix in {".json", ".safetensors", ".txt", ".model"}:
-                digest.update(file.name.encode())
-                for piece in _telling_bytes(file):
-                    digest.update(piece)
-        return digest.hexdigest()[:16]
+        return folder_digest(self.path / part)
 
     def load_tokenizer(self, part: str) -> Any:
         from transformers import AutoTokenizer
@@ -133,6 +127,19 @@ class ModelFolder:
             raise ModelError(f"{self.path / part} could not be loaded: {reason}") from error
         return module.eval().requires_grad_(False)
 
+    def build_empty(self, part: str, dtype: torch.dtype) -> nn.Module:
+        """The part's module without weights: its parameters are on the meta device, in the dtypes
+        that `load` would give them; its buffers are real."""
+        import accelerate
+
+        with _quiet_libraries(), accelerate.init_empty_weights(include_buffers=False):
+            module = _BUILDERS[part.removesuffix("_f1")](self.path / part)
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(dtype)
+        if part.startswith("transformer"):
+            _finish_transformer(module)
+        return module.eval().requires_grad_(False)
+
     def _problems(self) -> Iterator[str]:
         if not self.path.is_dir():
             yield "there is no such folder"
@@ -153,6 +160,17 @@ class ModelFolder:
         elif part.has_weights:
             yield from _class_problems(folder, part)
             yield from _weight_problems(folder)
+
+
+def folder_digest(folder: Path) -> str:
+    """What `ModelFolder.digest` says, of any folder."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.suffix in {".json", ".safetensors", ".txt", ".model"}:
+            digest.update(file.name.encode())
+            for piece in _telling_bytes(file):
+                digest.update(piece)
+    return digest.hexdigest()[:16]
 
 
 def open_model(name_or_folder: str) -> ModelFolder:
@@ -255,11 +273,27 @@ def _load_transformer(path: Path, dtype: torch.dtype) -> nn.Module:
     transformer = HunyuanVideoFramepackTransformer3DModel.from_pretrained(
         path, torch_dtype=dtype, use_safetensors=True
     )
+    _finish_transformer(transformer)
+    return transformer
+
+
+def _finish_transformer(transformer: Any) -> None:
     pin_timesteps(transformer)
     # The reference keeps the output layer in float32: velocities are differences.
     transformer.proj_out.float()
     transformer.proj_out.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
-    return transformer
+
+
+def _build_llama(path: Path) -> nn.Module:
+    from transformers import LlamaConfig, LlamaModel
+
+    return LlamaModel(LlamaConfig.from_pretrained(path))
+
+
+def _build_transformer(path: Path) -> nn.Module:
+    from diffusers import HunyuanVideoFramepackTransformer3DModel as Transformer
+
+    return Transformer.from_config(Transformer.load_config(path))
 
 
 _LOADERS: dict[str, Callable[[Path, torch.dtype], nn.Module]] = {
@@ -268,6 +302,12 @@ _LOADERS: dict[str, Callable[[Path, torch.dtype], nn.Module]] = {
     "image_encoder": _load_siglip,
     "vae": _load_vae,
     "transformer": _load_transformer,
+}
+
+
+_BUILDERS: dict[str, Callable[[Path], nn.Module]] = {
+    "text_encoder": _build_llama,
+    "transformer": _build_transformer,
 }
 
 

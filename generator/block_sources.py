@@ -1,0 +1,154 @@
+"""Where streamed blocks come from: pinned RAM, or their files each time.
+
+Decides: how the parameters of a block lie behind each other, what is cast when it is read, what is
+read ahead. Refuses to know: slots and their order (`streaming`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from generator.devices import Device
+from generator.tensor_files import TensorFiles
+
+ALIGNMENT = 256  # bytes; what GPU copies and vector loads like
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One parameter of a block: its place in the block's bytes."""
+
+    name: str  # in the block
+    source: str  # in the files
+    start: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        count = self.dtype.itemsize
+        for side in self.shape:
+            count *= side
+        return count
+
+    def view(self, raw: Tensor) -> Tensor:
+        """The parameter within the block's bytes."""
+        return raw[self.start : self.start + self.nbytes].view(self.dtype).view(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the parameters of a block lie behind each other."""
+
+    fields: tuple[Field, ...]
+    nbytes: int
+
+
+def lay_out(names: dict[str, str], files: TensorFiles, dtype_of: Callable[[str], Any]) -> Layout:
+    """A block's layout. `names` maps its parameters to names in the files; `dtype_of` says in which
+    dtype to hold one (None: as stored)."""
+    fields, start = [], 0
+    for name, source in names.items():
+        entry = files.entry(source)
+        dtype = dtype_of(source) or entry.dtype
+        one = Field(name=name, source=source, start=start, shape=entry.shape, dtype=dtype)
+        fields.append(one)
+        start += -(-one.nbytes // ALIGNMENT) * ALIGNMENT
+    return Layout(fields=tuple(fields), nbytes=start)
+
+
+def read_block(layout: Layout, files: TensorFiles, destination: Tensor) -> None:
+    """Fill `destination` (uint8 on the CPU) with a block; what is held in another dtype is cast."""
+    for one in layout.fields:
+        place = destination[one.start : one.start + one.nbytes]
+        if files.entry(one.source).dtype == one.dtype:
+            files.read_into(one.source, place)
+        else:
+            place.view(one.dtype).view(one.shape).copy_(files.read(one.source))
+
+
+class RamSource:
+    """All blocks wait in pinned RAM: read once, copied many times."""
+
+    ahead = False
+
+    def __init__(self, layouts: dict[int, Layout], files: TensorFiles, device: Device):
+        self.layouts = layouts
+        self._held: dict[int, Tensor] = {}
+        self._unpin: list[Callable[[], None]] = []
+        for index, layout in layouts.items():
+            buffer = torch.empty(layout.nbytes, dtype=torch.uint8)
+            read_block(layout, files, buffer)
+            self._unpin.append(device.pin(buffer))
+            self._held[index] = buffer
+
+    def fill(self, device: Device, index: int, slot: Tensor, after: Any) -> Any:
+        return device.start_copy(slot, self._held[index], after)
+
+    def read_ahead(self, device: Device, index: int) -> None:
+        pass
+
+    def close(self) -> None:
+        for unpin in self._unpin:
+            unpin()
+        self._unpin.clear()
+        self._held.clear()
+
+
+@dataclass(kw_only=True)
+class _Staging:
+    buffer: Tensor
+    unpin: Callable[[], None]
+    index: int | None = None
+    copy: Any = None
+    age: int = 0
+
+
+class FileSource:
+    """Blocks are read from their files each time, one more block ahead than is being copied."""
+
+    ahead = True
+
+    def __init__(self, layouts: dict[int, Layout], files: TensorFiles, device: Device):
+        self.layouts, self._files = layouts, files
+        largest = max((layout.nbytes for layout in layouts.values()), default=0)
+        self._staging, self._clock = [], 0
+        for _ in range(2 if device.staged else 0):
+            buffer = torch.empty(largest, dtype=torch.uint8)
+            self._staging.append(_Staging(buffer=buffer, unpin=device.pin(buffer)))
+
+    def fill(self, device: Device, index: int, slot: Tensor, after: Any) -> Any:
+        layout = self.layouts[index]
+        if not device.staged:
+            read_block(layout, self._files, slot)
+            return device.start_copy(slot, slot[: layout.nbytes], after)
+        staging = self._staged(device, index)
+        staging.copy = device.start_copy(slot, staging.buffer[: layout.nbytes], after)
+        return staging.copy
+
+    def read_ahead(self, device: Device, index: int) -> None:
+        if device.staged:
+            self._staged(device, index)
+
+    def close(self) -> None:
+        for staging in self._staging:
+            staging.unpin()
+        self._staging.clear()
+
+    def _staged(self, device: Device, index: int) -> _Staging:
+        self._clock += 1
+        found = next((s for s in self._staging if s.index == index), None)
+        if found is None:
+            found = min(self._staging, key=lambda s: s.age)
+            if found.copy is not None:
+                device.settle(found.copy)  # it may still be read from
+            found.copy, found.index = None, None
+            read_block(self.layouts[index], self._files, found.buffer)
+            found.index = index
+        found.age = self._clock
+        return found

@@ -1,0 +1,106 @@
+"""What a block stream needs of a device: memory, copies, and marks that order them.
+
+Decides: how that is done on CUDA, and on a CPU where everything is done when it returns. Refuses to
+know: what is copied. Tests put a recording device here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+class Device(Protocol):
+    """What a stream needs of the place where blocks compute. A mark orders copies and computing."""
+
+    staged: bool
+    """Whether host bytes need a pinned buffer on their way; else they are read into the slot."""
+
+    def allocate(self, nbytes: int) -> Tensor: ...
+    def pin(self, buffer: Tensor) -> Callable[[], None]:
+        """Make the host buffer quick to copy from; returns what undoes it."""
+        ...
+
+    def start_copy(self, slot: Tensor, host: Tensor, after: Any) -> Any:
+        """Begin to fill the slot once `after` (a mark of `computed`) is reached; returns a mark."""
+        ...
+
+    def await_copy(self, copy: Any) -> None:
+        """Let what is computed from now on see that copy."""
+        ...
+
+    def computed(self) -> Any:
+        """A mark behind everything that was computed so far."""
+        ...
+
+    def settle(self, copy: Any) -> None:
+        """Hold the calling thread until the copy is done."""
+        ...
+
+
+class HostDevice:
+    """Blocks compute on the CPU: copies are done when they return."""
+
+    staged = False
+
+    def allocate(self, nbytes: int) -> Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    def pin(self, buffer: Tensor) -> Callable[[], None]:
+        return lambda: None
+
+    def start_copy(self, slot: Tensor, host: Tensor, after: Any) -> Any:
+        if slot.data_ptr() != host.data_ptr():  # what was read into the slot is there already
+            slot[: len(host)].copy_(host)
+
+    def await_copy(self, copy: Any) -> None:
+        pass
+
+    def computed(self) -> Any:
+        return None
+
+    def settle(self, copy: Any) -> None:
+        pass
+
+
+class CudaDevice:
+    """Copies run on a stream of their own, so that they overlap with computing."""
+
+    staged = True
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._copies = torch.cuda.Stream(device)
+
+    def allocate(self, nbytes: int) -> Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+
+    def pin(self, buffer: Tensor) -> Callable[[], None]:
+        # Not pin_memory(): its allocator rounds up to a power of two, 648 MiB to 1 GiB.
+        runtime, address = torch.cuda.cudart(), buffer.data_ptr()
+        status = int(runtime.cudaHostRegister(address, buffer.nbytes, 0))
+        if status != 0:
+            log.warning("%d MiB could not be pinned (CUDA %d)", buffer.nbytes >> 20, status)
+            return lambda: None
+        return lambda: runtime.cudaHostUnregister(address) and None
+
+    def start_copy(self, slot: Tensor, host: Tensor, after: Any) -> Any:
+        with torch.cuda.stream(self._copies):
+            self._copies.wait_event(after)
+            slot[: len(host)].copy_(host, non_blocking=True)
+            return self._copies.record_event()
+
+    def await_copy(self, copy: Any) -> None:
+        torch.cuda.current_stream(self._device).wait_event(copy)
+
+    def computed(self) -> Any:
+        return torch.cuda.current_stream(self._device).record_event()
+
+    def settle(self, copy: Any) -> None:
+        copy.synchronize()
