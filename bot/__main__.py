@@ -75,7 +75,7 @@ def _add_play(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     meaning = "the whole bot in a browser, on a Discord on this machine"
     play = verbs.add_parser("play", help=meaning, description=meaning)
     play.set_defaults(verb=_play)
-    play.add_argument("--config", type=Path, metavar="FILE", help="settings to try; none without it")
+    play.add_argument("--config", type=Path, metavar="FILE", help="settings to try; else none")
     play.add_argument("--port", type=int, help="where the page is (otherwise 8722, or a free one)")
     play.add_argument("--model", help="demo, tiny, or a model folder")
     play.add_argument("--no-browser", action="store_true", help="open no browser window")
