@@ -10,6 +10,7 @@ import contextlib
 import io
 import itertools
 import json
+import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -106,6 +107,23 @@ def resample(
         pass
 
 
+def find_ffmpeg() -> str:
+    """The ffmpeg to use. GeneratorError when there is none."""
+    import imageio_ffmpeg
+
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        program = ""
+    found = shutil.which(program) if program else None
+    if found is None:
+        raise GeneratorError(
+            f"There is no ffmpeg{f' at {program}' if program else ''}; reinstall imageio-ffmpeg, "
+            "or let IMAGEIO_FFMPEG_EXE name an ffmpeg program."
+        )
+    return found
+
+
 class Mp4Writer:
     """Frames go to ffmpeg as they come; `close` makes the file whole, `abort` leaves nothing.
 
@@ -113,13 +131,13 @@ class Mp4Writer:
     """
 
     def __init__(self, path: Path, size: tuple[int, int], fps: int, crf: int, metadata: Any):
-        import imageio_ffmpeg
-
         height, width = size
         self._path, self._partial = path, path.with_name(path.name + ".part")
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y"]
+        command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-y"]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
         command += ["-r", str(fps), "-i", "-", "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p"]
+        # Said in the file, for players guess the matrix from the height, and then tint the picture.
+        command += ["-colorspace", "smpte170m", "-color_range", "tv"]
         command += ["-crf", str(crf), "-preset", "medium", "-movflags", "+faststart"]
         command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"]
         command += [
