@@ -9,19 +9,21 @@ to know: who asked, where weights lie, what a section's context is made of. Sour
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from generator import encoders, video
 from generator.conditions import ConditionEncoder, Conditions, pictures_of
 from generator.denoiser import Denoiser
-from generator.errors import ModelError
+from generator.errors import DiskError, GeneratorError, ModelError
 from generator.placement import Placement
 from generator.preview import Previews
 from generator.progress import Tracker
@@ -66,8 +68,10 @@ def generate(
     same call goes on from there to the same bytes. `latents_out` receives all latents in time
     order, float32 (1, C, 1 + n·w, H/8, W/8), under `latents`. Raises GeneratorError.
     """
+    video.find_ffmpeg()  # not only after an hour of sampling
     request = _completed(request, workshop.placement)
-    record = describe_result(request, workshop.placement)
+    pictures = {name: folder / name for name in pictures_of(request)}
+    record = describe_result(request, pictures, workshop.placement)
     run = _start(job_id, request, folder, workshop, record)
     path = folder / f"framepack-{job_id}.mp4"
 
@@ -79,9 +83,13 @@ def generate(
     writer = video.Mp4Writer(path, run.size, request.fps, request.crf, record)
     try:
         yield from _decode(run, history, writer)
+        steps = run.saved.computed_steps
+        write_record(path.with_suffix(".json"), record, run.track.stage_s, steps)
+    except GeneratorError:
+        path.unlink(missing_ok=True)
+        raise
     finally:
         writer.abort()
-    write_record(path.with_suffix(".json"), record, run.track.stage_s, run.saved.computed_steps)
     run.saved.discard()
     yield Finished(
         job_id=job_id,
@@ -109,6 +117,7 @@ def _sample(run: _Run, conditions: Conditions) -> Generator[Progress, None, Hist
     yield track.enter(Stage.LOADING)
     track.go_on(saved.steps_done(request.steps))
     with (
+        closing(previews),
         placement.on_gpu("transformer", request.variant) as transformer,
         step_cache(transformer, request, mag_ratios) as cache,
     ):
@@ -124,7 +133,6 @@ def _sample(run: _Run, conditions: Conditions) -> Generator[Progress, None, Hist
                 latents = yield from _section(run, number, noise, denoise, previews)
                 saved.append(latents, cache.computed_steps)
             history.push(latents)
-    previews.clear()
     return history
 
 
@@ -157,16 +165,28 @@ def _decode(run: _Run, history: History, writer: video.Mp4Writer) -> Iterator[Pr
     count = frame_count(sections, request.latent_window_size)
     yield run.track.enter(Stage.DECODING)
     with run.placement.on_gpu("vae") as vae:
-        chunks = (encoders.decode_latents(vae, chunk) for chunk in history.chunks())
-        pieces = video.cross_fade(chunks, 4 * request.latent_window_size - 3)
+        pieces = video.cross_fade(_chunks(run, history, vae), 4 * request.latent_window_size - 3)
         frames = video.resample(video.frames_of(pieces), count, request.fps, request.resampling)
         total = video.frame_total(count, request.fps)
         for number, frame in enumerate(frames, start=1):
             writer.write(frame)
             if number * sections // total > (number - 1) * sections // total:
-                yield run.track.decoded()
+                yield run.track.decoded(number * sections // total)
     yield run.track.enter(Stage.ENCODING)
     writer.close()
+
+
+def _chunks(run: _Run, history: History, vae: Any) -> Iterator[Tensor]:
+    """The pixels of one chunk after another, in time order."""
+    for number, latents in enumerate(history.chunks(), start=1):
+        pixels = encoders.decode_latents(vae, latents)
+        if not pixels.isfinite().all():
+            run.saved.discard()
+            raise ModelError(
+                f"The VAE decoded part {number} of {run.sections} to NaN or Inf: its weights are "
+                "damaged, or the dtype is too narrow for them (try dtype = float32)."
+            )
+        yield pixels
 
 
 def _completed(request: JobRequest, placement: Placement) -> JobRequest:
@@ -192,9 +212,7 @@ def _start(
         folder=folder,
         placement=workshop.placement,
         size=size,
-        saved=SavedWork(
-            folder, work_digest(record, [folder / name for name in pictures_of(request)])
-        ),
+        saved=SavedWork(folder, work_digest(record), every_s=workshop.resume_every_s),
         track=track,
     )
 
@@ -222,4 +240,7 @@ def _save_latents(history: History, computed_steps: list[list[int]], path: Path)
     tensors: dict[str, Any] = {"latents": history.latents().contiguous()}
     for number, steps in enumerate(computed_steps):
         tensors[f"computed_steps_{number:02d}"] = torch.tensor(steps)
-    save_file(tensors, path)
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise DiskError(f"The latents could not be written to {path}: {error}.") from None

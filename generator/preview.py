@@ -19,7 +19,7 @@ KEPT = 2
 
 
 class Previews:
-    """Writes `preview-N.webp` into the job's folder."""
+    """Writes `preview-N.webp` into the job's folder; close it to remove what is left of them."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Previews:
         self._last = self._clock()
         return path.name
 
-    def clear(self) -> None:
+    def close(self) -> None:
         """Remove the files."""
         while self._files:
             self._files.pop().unlink(missing_ok=True)

@@ -80,9 +80,9 @@ class Tracker:
         self._section, self._step = section, step
         return self._progress(preview)
 
-    def decoded(self) -> Progress:
-        """One more chunk was decoded and encoded."""
-        self._chunks += 1
+    def decoded(self, chunks: int) -> Progress:
+        """So many chunks were decoded and encoded by now."""
+        self._chunks = chunks
         spent = self.stage_s[Stage.DECODING] / self._chunks
         self._pace.decode_s_per_pixel = spent / self._chunk_pixels
         return self._progress()

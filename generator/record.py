@@ -6,6 +6,7 @@ know: how any of it is computed.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import torch
 
+from generator.errors import DiskError, InputError
 from generator.placement import Placement
 from generator.protocol import JobRequest, Stage
 
@@ -32,14 +34,20 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def describe_result(request: JobRequest, placement: Placement) -> dict[str, Any]:
-    """Everything that decides the bytes of a result, ready for JSON."""
+def describe_result(
+    request: JobRequest, pictures: dict[str, Path], placement: Placement
+) -> dict[str, Any]:
+    """Everything that decides the bytes of a result, ready for JSON.
+
+    `pictures` are the files behind the request's names. InputError when one can not be read.
+    """
     model = placement.model
     transformer = model.transformer_part(request.variant)
     parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     parts += ("feature_extractor", "image_encoder", "vae", transformer)  # type: ignore[assignment]
     return {
         "request": msgspec.to_builtins(request),
+        "pictures": {name: _digest(file) for name, file in pictures.items()},
         "model": {"name": model.path.name, "digests": {p: model.digest(p) for p in parts}},
         "versions": library_versions(),
         "dtype": {
@@ -58,7 +66,7 @@ def write_record(
     stage_s: dict[Stage, float],
     computed_steps: list[list[int]],
 ) -> None:
-    """Write the record, with what was measured, in one piece."""
+    """Write the record, with what was measured, in one piece. DiskError when it can not be."""
     measured = {str(stage): round(seconds, 3) for stage, seconds in stage_s.items()}
     text = json.dumps(
         {**result, "measured": {"stage_s": measured, "computed_steps": computed_steps}},
@@ -66,5 +74,18 @@ def write_record(
         sort_keys=True,
     )
     partial = path.with_name(path.name + ".part")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DiskError(f"{path.name} could not be written: {error.strerror}.") from None
+
+
+def _digest(picture: Path) -> str:
+    try:
+        return hashlib.sha256(picture.read_bytes()).hexdigest()[:16]
+    except FileNotFoundError:
+        raise InputError(f"There is no picture {picture.name}.") from None
+    except OSError as error:
+        raise InputError(f"{picture.name} can not be read: {error.strerror}.") from None

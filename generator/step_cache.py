@@ -18,6 +18,7 @@ from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, MagCacheConfig,
 from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor, nn
 
+from generator.errors import ModelError
 from generator.protocol import JobRequest, StepCacheKind, Variant
 
 TEACACHE_COEFFICIENTS = (733.226126, -401.131952, 67.5869174, -3.1498780, 0.0961237896)
@@ -118,30 +119,31 @@ class StepCache:
 
 @contextmanager
 def step_cache(
-    transformer: Any, request: JobRequest, mag_ratios: dict[str, list[float]] | None = None
+    transformer: Any, request: JobRequest, mag_ratios: Any | None = None
 ) -> Iterator[StepCache]:
     """Put the cache that `request` names on the transformer, and take it off again at the end.
 
     `mag_ratios` (variant → one ratio a step) are the model's own measured ones, if it has any.
+    ModelError when they are something else.
     """
     cache = StepCache(transformer, request.steps)
+    kind, threshold = request.step_cache, request.step_cache_threshold
+    ratios = _mag_ratios(mag_ratios, request.variant) if kind is StepCacheKind.MAGCACHE else []
     last = [*transformer.transformer_blocks, *transformer.single_transformer_blocks][-1]
     # A skipped block never reaches its attention, so this counts what really ran.
     counter = last.attn.register_forward_pre_hook(cache._note_computed)
-    kind, threshold = request.step_cache, request.step_cache_threshold
-    if kind is StepCacheKind.TEACACHE:
-        cache._teacache = _install_teacache(transformer, threshold)
-    elif kind is StepCacheKind.FIRST_BLOCK:
-        transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
-    elif kind is StepCacheKind.MAGCACHE:
-        ratios = (mag_ratios or {}).get(request.variant, MAG_RATIOS[request.variant])
-        transformer.enable_cache(
-            MagCacheConfig(
-                threshold=threshold, num_inference_steps=request.steps, mag_ratios=list(ratios)
-            )
-        )
-    cache._is_opaque = kind in (StepCacheKind.FIRST_BLOCK, StepCacheKind.MAGCACHE)
     try:
+        if kind is StepCacheKind.TEACACHE:
+            cache._teacache = _install_teacache(transformer, threshold)
+        elif kind is StepCacheKind.FIRST_BLOCK:
+            transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+        elif kind is StepCacheKind.MAGCACHE:
+            transformer.enable_cache(
+                MagCacheConfig(
+                    threshold=threshold, num_inference_steps=request.steps, mag_ratios=ratios
+                )
+            )
+        cache._is_opaque = kind in (StepCacheKind.FIRST_BLOCK, StepCacheKind.MAGCACHE)
         yield cache
     finally:
         transformer._reset_stateful_cache()
@@ -150,6 +152,23 @@ def step_cache(
             transformer.disable_cache()
         HookRegistry.check_if_exists_or_initialize(transformer).remove_hook(HOOK)
         _forget_registries(transformer)
+
+
+def _mag_ratios(own: Any | None, variant: Variant) -> list[float]:
+    """The model's own measured ratios of this variant, else the published ones."""
+    ratios = own.get(variant) if isinstance(own, dict) else own
+    if ratios is None:
+        return list(MAG_RATIOS[variant])
+    if not isinstance(ratios, list) or not ratios or not all(map(_is_number, ratios)):
+        raise ModelError(
+            f"mag_ratios.json of the model folder must hold a list of numbers under {variant}, one "
+            "for each step that it was measured with; remove the file to use the published ones."
+        )
+    return ratios
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 class _TeaCacheState(BaseState):  # type: ignore[misc]

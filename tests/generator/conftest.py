@@ -1,13 +1,26 @@
-"""The random model folder that all tests of the generator share."""
+"""What all tests of the generator share: one thread, one random model folder."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from generator.tiny import make_tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors on a busy machine: waiting for a second thread costs five times the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # for the processes that tests start
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

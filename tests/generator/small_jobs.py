@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import tempfile
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +17,10 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from generator.pipeline import generate
-from generator.protocol import Finished, JobRequest, Progress, job_request
+from generator.protocol import Finished, JobRequest, Progress, Stage, job_request
 from generator.workshop import Workshop, open_workshop
 
 SMALL: dict[str, Any] = {
@@ -60,12 +63,22 @@ def run_job(
     return progress, finished  # type: ignore[return-value]
 
 
-def latents_of(workshop: Workshop, folder: Path, request: JobRequest) -> torch.Tensor:
-    """The latents of a job, from the file that it writes."""
-    from safetensors.torch import load_file
+def sampled(workshop: Workshop, folder: Path, request: JobRequest) -> dict[str, torch.Tensor]:
+    """The latents of a job and its `computed_steps_KK`; the video itself is not made.
 
-    run_job(workshop, folder, request, latents_out=folder / "latents.safetensors")
-    return load_file(folder / "latents.safetensors")["latents"]
+    Each call works in a folder of its own, so that nothing is left to go on from.
+    """
+    own = Path(tempfile.mkdtemp(dir=folder))
+    draw_picture(own / "input.png")
+    file = own / "latents.safetensors"
+    with closing(generate("job", request, own, workshop, latents_out=file)) as events:
+        next(event for event in events if event.stage is Stage.DECODING)  # type: ignore[union-attr]
+    return load_file(file)
+
+
+def computed_steps(tensors: dict[str, torch.Tensor]) -> list[list[int]]:
+    """Of each section: the steps that ran the transformer's blocks."""
+    return [tensors[name].tolist() for name in sorted(tensors) if name.startswith("computed")]
 
 
 def sha256(path: Path) -> str:

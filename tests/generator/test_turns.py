@@ -1,0 +1,128 @@
+"""The real child over its pipes: a turn ends at a step, and another child goes on from there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from generator import resume
+from generator.pipeline import generate
+from generator.protocol import (
+    FromGenerator,
+    Generate,
+    JobRequest,
+    Progress,
+    Ready,
+    Stage,
+    StepCacheKind,
+    Suspend,
+    Suspended,
+    ToGenerator,
+    decode_from_generator,
+    encode_line,
+)
+from generator.worker import _Turn
+from tests.generator.small_jobs import draw_picture, sha256, small_request, small_workshop
+
+
+class Child:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def say(self, message: ToGenerator) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(encode_line(message))
+        self.process.stdin.flush()
+
+    def hear(self) -> FromGenerator:
+        assert self.process.stdout is not None
+        return decode_from_generator(self.process.stdout.readline())
+
+    def first_step(self) -> Progress:
+        while not (isinstance(event := self.hear(), Progress) and event.step):
+            pass
+        return event
+
+    def end_of_job(self) -> FromGenerator:
+        while isinstance(event := self.hear(), Progress):
+            pass
+        return event
+
+
+@contextmanager
+def child(model: Path) -> Iterator[Child]:
+    command = [sys.executable, "-m", "generator", "serve", "--model", str(model)]
+    command += ["--device", "cpu", "--resume-every-s", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        found = Child(process)
+        try:
+            assert isinstance(found.hear(), Ready)
+            yield found
+        finally:
+            process.kill()
+
+
+def order(folder: Path, request: JobRequest) -> Generate:
+    folder.mkdir(exist_ok=True)
+    draw_picture(folder / "input.png")
+    return Generate(job_id="job", folder=str(folder), request=request)
+
+
+def test_a_suspended_job_goes_on_in_another_child_to_the_same_bytes(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    request = small_request(steps=12)
+    turns, alone = order(tmp_path / "turns", request), order(tmp_path / "alone", request)
+    with child(tiny_model) as first:
+        first.say(turns)
+        first.first_step()
+        first.say(Suspend(job_id="job"))
+        assert first.end_of_job() == Suspended(job_id="job")
+        assert (tmp_path / "turns" / resume.POINT_FILE).exists()
+        for _ in generate("job", request, tmp_path / "alone", small_workshop(tiny_model)):
+            pass
+    with child(tiny_model) as second:
+        second.say(Suspend(job_id="job"))  # of a turn that is long over: means nothing
+        second.say(turns)
+        again = second.first_step()
+        assert (again.section, again.step) > (1, 1)
+        second.process.kill()  # the point of this step is on the disk
+    with child(tiny_model) as third:
+        third.say(turns)
+        after = third.first_step()
+        assert (after.section, after.step) > (again.section, again.step - 1)
+        third.end_of_job()
+    assert sha256(tmp_path / "turns" / "framepack-job.mp4") == sha256(
+        tmp_path / "alone" / "framepack-job.mp4"
+    )
+    assert alone.request == turns.request
+
+
+def progress(section: int, step: int, stage: Stage = Stage.SAMPLING) -> Progress:
+    return Progress(job_id="job", stage=stage, section=section, step=step)
+
+
+@pytest.mark.parametrize(
+    ("cache", "may_end"),
+    [
+        (StepCacheKind.NONE, [(1, 3), (1, 4), (2, 1), (2, 2)]),
+        (StepCacheKind.TEACACHE, [(1, 3), (1, 4), (2, 1), (2, 2)]),
+        (StepCacheKind.MAGCACHE, [(2, 1)]),
+        (StepCacheKind.FIRST_BLOCK, [(2, 1)]),
+    ],
+)
+def test_a_turn_ends_only_where_the_work_is_kept(
+    cache: StepCacheKind, may_end: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    turn = _Turn(order(tmp_path, small_request(step_cache=cache)))
+    events = [progress(0, 0, Stage.LOADING), progress(0, 0)]
+    events += [progress(*place) for place in [(1, 3), (1, 4), (2, 1), (2, 2)]]
+    events += [progress(0, 0, Stage.DECODING)]
+    found = [(e.section, e.step) for e in events if turn.may_end_after(e)]
+    assert found == may_end
