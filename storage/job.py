@@ -49,6 +49,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     user_id: int
     request: JobRequest
     input_note: str = ""
+    spoiler: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `attempts` counts how often the generator was given the job, `delivery_attempts` how often a
     post was begun. `video` is a file name in the job's folder. `error` is a sentence for the asker;
-    of an undeliverable video it is the reason.
+    of an undeliverable video it is the reason. A larger `priority`, which admins give, goes first.
     """
 
     id: str
@@ -80,6 +81,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     video: str | None
     attempts: int
     delivery_attempts: int
+    spoiler: bool = False
+    priority: int = 0
 
 
 def new_job_id() -> str:
@@ -99,7 +102,8 @@ def job_from_row(row: sqlite3.Row) -> Job:
         values[f"{name}_at"] = None if ms is None else _EPOCH + timedelta(milliseconds=ms)
     try:
         values["request"] = msgspec.json.decode(values["request"], type=JobRequest)
-        values["cancel_requested"] = bool(values["cancel_requested"])
+        for name in ("cancel_requested", "spoiler"):
+            values[name] = bool(values[name])
         return msgspec.convert(values, Job)
     except msgspec.MsgspecError as error:
         raise StorageError(f"job {values['id']} in the database can not be read: {error}") from None

@@ -148,10 +148,12 @@ class JobStore:
     # Generating
 
     async def claim_next(self) -> Job | None:
-        """The oldest queued job, running from now on; None when nothing waits."""
+        """The next queued job, running from now on; None when nothing waits or jobs are paused."""
         jobs = await self._rows(
             "UPDATE jobs SET state = 'running', started_ms = :now, attempts = attempts + 1"
-            " WHERE id = (SELECT id FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1)"
+            " WHERE id = (SELECT id FROM jobs WHERE state = 'queued'"
+            " AND NOT EXISTS (SELECT 1 FROM switches WHERE name = 'paused')"
+            " ORDER BY priority DESC, number LIMIT 1)"
             " AND state = 'queued' RETURNING *",
             now=self._now_ms(),
         )
@@ -248,7 +250,9 @@ class JobStore:
 
     async def waiting(self) -> list[Job]:
         """The queue, next job first."""
-        return await self._rows("SELECT * FROM jobs WHERE state = 'queued' ORDER BY number")
+        return await self._rows(
+            "SELECT * FROM jobs WHERE state = 'queued' ORDER BY priority DESC, number"
+        )
 
     async def running(self) -> list[Job]:
         """What the generator works on, oldest first."""
