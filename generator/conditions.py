@@ -92,9 +92,10 @@ class EncodingCache:
             save_file({"x": tensor}, partial)
             partial.replace(file)
             self._make_room()
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             log.warning("Encodings are not kept: %s", error)
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def _make_room(self) -> None:
         assert self.folder is not None

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from generator.protocol import Progress, Stage
 
 RECENT_STEPS = 5
-CLEAR_TREND = 3.0  # standard errors
+CLEAR_TREND = 4.5  # standard errors: it is looked for after every step, and followed far
 UNKNOWN_CHUNK_STEPS = 1.5  # decoding two sections, in sampling steps, until it was measured once
 
 
