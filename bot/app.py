@@ -26,15 +26,16 @@ import yarl
 
 from bot.backend import BackendError, LocalBackend, generator_command
 from bot.client import Client, login_sentence
-from bot.commands import Desk
 from bot.config import Config
 from bot.delivery import Delivery
+from bot.desk import Desk
 from bot.dispatcher import Dispatcher
 from bot.instance import InstanceError, sole_instance
 from bot.intake import Intake, IntakeError, picture_limits
 from bot.orders import Orders
 from bot.posts import DiscordPosts
 from bot.publisher import Publisher, is_last
+from storage.community import Community
 from storage.jobs import JobStore, StorageError, utc_now
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,8 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
     try:
         stack.enter_context(sole_instance(data_dir))
         store = await stack.enter_async_context(await JobStore.open(data_dir / DATABASE_NAME))
+        community = await Community.open(data_dir / DATABASE_NAME)
+        await stack.enter_async_context(community)
         for job in await store.requeue_running():
             log.info("job %s was running when the bot ended; it is %s now", job.id, job.state)
         intake = await stack.enter_async_context(Intake(picture_limits(config.limits)))
@@ -137,6 +140,7 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
             command,
             start_timeout_s=config.generator.start_timeout_s,
             cancel_grace_s=config.generator.cancel_grace_s,
+            silence_limit_s=config.generator.silence_limit_s,
             close_timeout_s=BACKEND_CLOSE_S,
         )
         client = Client(config)
@@ -147,6 +151,7 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
         client.desk = Desk(
             config=config,
             store=store,
+            community=community,
             orders=orders,
             posts=posts,
             publisher=publisher,
@@ -193,6 +198,7 @@ def _generator(config: Config) -> list[str]:
         device=generator.device,
         dtype=generator.dtype,
         preserve_vram_gib=generator.preserve_vram_gib,
+        resume_every_s=generator.resume_every_s,
         cache_dir=config.storage.data_dir / CACHE_NAME,
     )
 

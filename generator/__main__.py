@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     serve = verbs.add_parser("serve", help="make videos for a parent process over stdin and stdout")
     serve.set_defaults(verb=_serve)
     _add_machine_options(serve)
+    serve.add_argument(
+        "--resume-every-s",
+        type=float,
+        default=30.0,
+        help="seconds between two resume points; 0 keeps every step",
+    )
     make = verbs.add_parser("generate", help="make one video", prog="framepack-bot generate")
     make.set_defaults(verb=_generate)
     _add_machine_options(make)

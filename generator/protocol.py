@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MODEL_FPS = 30
 """Frames per second that FramePack's models were trained at."""
 
@@ -113,6 +113,16 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     job_id: str
 
 
+class Suspend(msgspec.Struct, frozen=True, kw_only=True, tag="suspend"):
+    """End this job's turn at the next step that is kept; what was made stays in its folder.
+
+    The same `Generate` goes on from there. A job that only has its frames to draw goes on to its
+    end; one that already ended is ignored.
+    """
+
+    job_id: str
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """The first line of a child that can take jobs."""
 
@@ -182,10 +192,16 @@ class Cancelled(msgspec.Struct, frozen=True, kw_only=True, tag="cancelled"):
     job_id: str
 
 
-ToGenerator = Generate | Cancel
-FromGenerator = Ready | Broken | Progress | Finished | Failed | Cancelled
-Event = Progress | Finished | Failed | Cancelled
-TERMINAL = (Finished, Failed, Cancelled)
+class Suspended(msgspec.Struct, frozen=True, kw_only=True, tag="suspended"):
+    """The job's turn is over; its folder holds what was made so far."""
+
+    job_id: str
+
+
+ToGenerator = Generate | Cancel | Suspend
+FromGenerator = Ready | Broken | Progress | Finished | Failed | Cancelled | Suspended
+Event = Progress | Finished | Failed | Cancelled | Suspended
+TERMINAL = (Finished, Failed, Cancelled, Suspended)
 
 _encoder = msgspec.json.Encoder()
 _to_generator = msgspec.json.Decoder(ToGenerator)

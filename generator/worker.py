@@ -31,16 +31,32 @@ from generator.protocol import (
     Finished,
     FromGenerator,
     Generate,
+    Progress,
     Ready,
+    Stage,
+    StepCacheKind,
+    Suspend,
+    Suspended,
     ToGenerator,
     decode_to_generator,
     encode_line,
 )
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from generator.workshop import Settings, Workshop
 
+    class ServeSettings(Settings, Protocol):
+        """The command line's words about a generator that serves."""
+
+        resume_every_s: float
+
+
 log = logging.getLogger(__name__)
+
+KEPT_BY_STEP = (StepCacheKind.NONE, StepCacheKind.TEACACHE)
+"""The others are a library's caches, which begin anew with a section: only sections are kept."""
 
 
 class Line:
@@ -66,11 +82,12 @@ class Line:
 
 
 class Inbox:
-    """The way in: jobs in order, cancels at once. The process ends when the pipe does."""
+    """The way in: jobs in order, the rest at once. The process ends when the pipe does."""
 
     def __init__(self, stream: IO[bytes]):
         self.jobs: queue.Queue[Generate] = queue.Queue()
         self._cancelled: set[str] = set()
+        self._suspended: set[str] = set()
         self._stream = stream
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
@@ -78,9 +95,14 @@ class Inbox:
         """Whether somebody asked for the end of this job."""
         return job_id in self._cancelled
 
+    def is_suspended(self, job_id: str) -> bool:
+        """Whether somebody asked for the end of this job's turn."""
+        return job_id in self._suspended
+
     def forget(self, job_id: str) -> None:
         """The job has ended; a later one may bear its name."""
         self._cancelled.discard(job_id)
+        self._suspended.discard(job_id)
 
     def _read(self) -> None:
         for line in self._stream:
@@ -94,12 +116,14 @@ class Inbox:
     def _take(self, message: ToGenerator) -> None:
         if isinstance(message, Cancel):
             self._cancelled.add(message.job_id)
+        elif isinstance(message, Suspend):
+            self._suspended.add(message.job_id)
         else:
-            self._cancelled.discard(message.job_id)
+            self.forget(message.job_id)
             self.jobs.put(message)
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: ServeSettings) -> int:
     """Say Ready, then make one video after another until stdin closes. 1: could not start."""
     # Ctrl-C in a terminal reaches both processes; the parent decides, and closes stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -114,6 +138,7 @@ def serve(settings: Settings) -> int:
     except ImportError as error:
         line.send(Broken(kind=ErrorKind.MODEL, message=_missing_package(error)))
         return 1
+    workshop.resume_every_s = settings.resume_every_s
     line.send(_ready(workshop))
     inbox = Inbox(sys.stdin.buffer)
     # Seconds of imports that the first job need not wait for.
@@ -130,7 +155,7 @@ def _run(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> Fro
     from generator.pipeline import generate
     from generator.resume import discard
 
-    job_id = message.job_id
+    job_id, turn = message.job_id, _Turn(message)
     try:
         with closing(generate(job_id, message.request, Path(message.folder), workshop)) as events:
             for event in events:
@@ -139,10 +164,30 @@ def _run(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> Fro
                 if isinstance(event, Finished):
                     return event
                 line.send(event)
+                if turn.may_end_after(event) and inbox.is_suspended(job_id):
+                    return Suspended(job_id=job_id)
         discard(Path(message.folder))
         return Cancelled(job_id=job_id)
     except Exception as error:
         return failure(job_id, error)
+
+
+class _Turn:
+    """Where a job's turn may end: after a step that is kept, so that every turn gets further."""
+
+    def __init__(self, order: Generate) -> None:
+        self._by_step = order.request.step_cache in KEPT_BY_STEP
+        self._first_section = 0
+
+    def may_end_after(self, event: Progress) -> bool:
+        """Whether what was made up to this event is not lost by stopping now.
+
+        Of a job whose sections only are kept it is the first step after one, which is made again.
+        """
+        if event.stage is not Stage.SAMPLING or event.step == 0:
+            return False
+        self._first_section = self._first_section or event.section
+        return self._by_step or (event.step == 1 and event.section > self._first_section)
 
 
 def failure(job_id: str, error: Exception) -> Failed:

@@ -12,6 +12,7 @@ from generator.conditions import EncodingCache
 from generator.models import open_model
 from generator.placement import Mode, Placement
 from generator.progress import Pace
+from generator.resume import EVERY_S
 
 
 class Settings(Protocol):
@@ -27,11 +28,12 @@ class Settings(Protocol):
 
 @dataclass(kw_only=True)
 class Workshop:
-    """Where weights lie, what was encoded before, how fast decoding was."""
+    """Where weights lie, what was encoded before, how fast decoding was, when steps are kept."""
 
     placement: Placement
     cache: EncodingCache = field(default_factory=lambda: EncodingCache(None))
     pace: Pace = field(default_factory=Pace)
+    resume_every_s: float = EVERY_S
 
 
 def open_workshop(settings: Settings) -> Workshop:

@@ -2,12 +2,14 @@
 
     python tests/fake_generator.py [--steps N] [--step-s S] [BEHAVIOUR ...]
 
-It needs neither torch nor a model; the "video" is a few bytes that begin like an MP4.
+It needs neither torch nor a model; the "video" is a few bytes that begin like an MP4. Like the real
+one it keeps its steps: its video ends in a digest chained over all of them, each made once.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import queue
 import sys
@@ -30,6 +32,8 @@ from generator.protocol import (
     Progress,
     Ready,
     Stage,
+    Suspend,
+    Suspended,
     decode_to_generator,
     encode_line,
 )
@@ -50,6 +54,7 @@ BEHAVIOURS = (
     "flood",  # 20,000 lines on stderr per step
     "ignores_cancel",
     "ignores_eof",
+    "ignores_suspend",
     "fails_memory",
     "fails_path",  # Failed whose sentence holds a path
     "no_video",  # Finished, but there is no file
@@ -58,6 +63,7 @@ BEHAVIOURS = (
 )
 
 MP4 = b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + bytes(2000)
+KEPT = "kept-steps"
 WEBP = bytes.fromhex(
     "524946461a000000574542505650384c0d0000002f000000100711118888fe070000"
 )  # one black pixel
@@ -89,11 +95,36 @@ def ready(version: int = PROTOCOL_VERSION) -> Ready:
     )
 
 
+def next_link(chain: str, step: int) -> str:
+    return hashlib.sha256(f"{chain} {step}".encode()).hexdigest()
+
+
+def video_bytes(steps: int) -> bytes:
+    """The video of a job that nobody disturbed."""
+    chain = ""
+    for step in range(1, steps + 1):
+        chain = next_link(chain, step)
+    return MP4 + bytes.fromhex(chain)
+
+
+def kept_steps(folder: Path) -> tuple[int, str]:
+    if not (folder / KEPT).exists():
+        return 0, ""
+    step, chain = (folder / KEPT).read_text().split()
+    return int(step), chain
+
+
+def keep_steps(folder: Path, step: int, chain: str) -> None:
+    (folder / f"{KEPT}.part").write_text(f"{step} {chain}")
+    (folder / f"{KEPT}.part").replace(folder / KEPT)
+
+
 class Fake:
     def __init__(self, behaviours: set[str], steps: int, step_s: float) -> None:
         self.behaviours, self.steps, self.step_s = behaviours, steps, step_s
         self.jobs: queue.Queue[Generate | None] = queue.Queue()
         self.cancelled: set[str] = set()
+        self.suspended: set[str] = set()
 
     def listen(self) -> None:
         for line in sys.stdin.buffer:
@@ -101,7 +132,11 @@ class Fake:
             if isinstance(message, Cancel):
                 if "ignores_cancel" not in self.behaviours:
                     self.cancelled.add(message.job_id)
+            elif isinstance(message, Suspend):
+                if "ignores_suspend" not in self.behaviours:
+                    self.suspended.add(message.job_id)
             else:
+                self.suspended.discard(message.job_id)
                 self.jobs.put(message)
         if "ignores_eof" not in self.behaviours:
             os._exit(0)
@@ -118,7 +153,9 @@ class Fake:
     def generate(self, order: Generate) -> None:
         folder, began = Path(order.folder), time.monotonic()
         assert (folder / order.request.image).is_file(), "no picture in the job's folder"
-        for step in range(1, self.steps + 1):
+        done, chain = kept_steps(folder)
+        for step in range(done + 1, self.steps + 1):
+            chain = next_link(chain, step)
             preview = None
             if step == self.steps // 2:
                 preview = f"preview-{step}.webp"
@@ -139,11 +176,15 @@ class Fake:
             )
             self.misbehave(order, step)
             if order.job_id in self.cancelled:
+                (folder / KEPT).unlink(missing_ok=True)
                 return say(Cancelled(job_id=order.job_id))
+            keep_steps(folder, step, chain)
+            if order.job_id in self.suspended:
+                return say(Suspended(job_id=order.job_id))
             time.sleep(self.step_s)
-        self.end(order, folder, time.monotonic() - began)
+        self.end(order, folder, chain, time.monotonic() - began)
 
-    def end(self, order: Generate, folder: Path, elapsed_s: float) -> None:
+    def end(self, order: Generate, folder: Path, chain: str, elapsed_s: float) -> None:
         job_id = order.job_id
         if "fails_memory" in self.behaviours:
             return say(
@@ -154,7 +195,8 @@ class Fake:
             return say(Failed(job_id=job_id, kind=ErrorKind.DISK, message=message))
         video = f"framepack-{job_id}.mp4"
         if "no_video" not in self.behaviours:
-            (folder / video).write_bytes(MP4)
+            (folder / video).write_bytes(MP4 + bytes.fromhex(chain))
+        (folder / KEPT).unlink(missing_ok=True)
         say(
             Finished(
                 job_id=job_id,
@@ -163,7 +205,7 @@ class Fake:
                 width=64,
                 height=64,
                 fps=30,
-                size_bytes=len(MP4),
+                size_bytes=len(MP4) + len(chain) // 2,
                 elapsed_s=elapsed_s,
                 stage_s={Stage.SAMPLING: elapsed_s},
             )

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fake_generator import video_bytes
 
 from bot.backend import BackendError, LocalBackend, Lost
 from generator.protocol import (
+    PROTOCOL_VERSION,
     Cancelled,
     ErrorKind,
     Failed,
     Finished,
     Generate,
     Progress,
+    Suspended,
     job_request,
 )
 
@@ -71,7 +74,7 @@ async def test_one_child_serves_many_jobs(tmp_path: Path) -> None:
     [
         ("dies_at_start", r"ended at its start: exit code 3; its last words: the GPU is on fire"),
         ("broken", r"the model folder has no vae; download it again"),
-        ("wrong_version", r"protocol 99, the bot 1"),
+        ("wrong_version", rf"protocol 99, the bot {PROTOCOL_VERSION};"),
         ("slow_start", r"within 0.7 s; raise generator.start_timeout_s"),
     ],
 )
@@ -260,3 +263,27 @@ def test_the_child_ends_when_the_bot_is_killed() -> None:
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
         child.wait(timeout=5)
+
+
+async def test_suspended_work_goes_on_where_it_was(tmp_path: Path) -> None:
+    async with backend("--steps", "50", "--step-s", "0.02") as found:
+        wish, steps, events = order(tmp_path), [], []
+        while not events or isinstance(events[-1], Suspended):
+            await found.suspend("somebody else")
+            async for event in found.run(wish):
+                events.append(event)
+                if isinstance(event, Progress):
+                    steps.append(event.step)
+                    if event.step in (5, 20):
+                        await found.suspend("job1")
+                        await found.suspend("job1")
+    assert isinstance(events[-1], Finished)
+    assert len([event for event in events if isinstance(event, Suspended)]) == 2
+    assert steps == list(range(1, 51))
+    assert (tmp_path / events[-1].video).read_bytes() == video_bytes(50)
+
+
+async def test_a_child_that_hangs_is_killed_and_its_job_lost(tmp_path: Path) -> None:
+    async with backend("hangs", silence_limit_s=0.5) as found:
+        events = await collect(found, order(tmp_path))
+    assert [type(event) for event in events] == [Progress, Lost]

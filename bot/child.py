@@ -1,0 +1,201 @@
+"""One generator process: its lines in, its lines out, its stderr in the log, its end.
+
+Decides: framing, what a child is killed for, how its stderr is rationed. Refuses to know: jobs, and
+when a child is wanted (`bot.backend` does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from generator.protocol import (
+    PROTOCOL_VERSION,
+    Broken,
+    ErrorKind,
+    FromGenerator,
+    Ready,
+    ToGenerator,
+    decode_from_generator,
+    encode_line,
+)
+
+log = logging.getLogger(__name__)
+child_log = logging.getLogger("generator")
+
+LINE_LIMIT = 1 << 20
+"""The longest line a child may say, in bytes; asyncio's own limit of 64 KiB is too small."""
+GARBAGE_LIMIT = 100
+STDERR_LINE_LENGTH = 2000
+STDERR_LINES_PER_S = 100
+
+
+class BackendError(Exception):
+    """The generator can not take jobs. The text is one sentence for whoever runs the bot."""
+
+    def __init__(self, message: str, kind: ErrorKind = ErrorKind.INTERNAL) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Child:
+    """One process: its lines in, its lines out, its stderr in the log, its end."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.ready: Ready | None = None
+        self._garbage = 0
+        self._last_words: deque[str] = deque(maxlen=20)
+
+    @classmethod
+    async def spawn(
+        cls, command: Sequence[str], environ: Mapping[str, str], group: asyncio.TaskGroup
+    ) -> Child:
+        pipe = asyncio.subprocess.PIPE
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                limit=LINE_LIMIT,
+                env=dict(environ),
+                **_own_group(),
+            )
+        except OSError as error:
+            raise BackendError(
+                f"the generator could not be started: {error.strerror or error} ({command[0]})"
+            ) from error
+        child = cls(process)
+        group.create_task(child._drain_stderr(), name=f"stderr of {process.pid}")
+        return child
+
+    @property
+    def alive(self) -> bool:
+        """False as soon as its stdout has ended, which is seen before its exit code."""
+        ended = self.process.stdout is not None and self.process.stdout.at_eof()
+        return self.process.returncode is None and not ended
+
+    async def handshake(self) -> Ready:
+        message = await self.hear()
+        if message is None:
+            raise BackendError(f"the generator ended at its start: {await self.obituary()}")
+        if isinstance(message, Broken):
+            raise BackendError(message.message, message.kind)
+        if not isinstance(message, Ready):
+            raise BackendError(f"the generator said {type(message).__name__} instead of Ready")
+        if message.protocol_version != PROTOCOL_VERSION:
+            raise BackendError(
+                f"the generator speaks protocol {message.protocol_version}, the bot "
+                f"{PROTOCOL_VERSION}; install both from the same release"
+            )
+        self.ready = message
+        return message
+
+    async def say(self, message: ToGenerator) -> None:
+        """Write a line. A child that is gone is no error here: `hear` will tell."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            self.process.stdin.write(encode_line(message))
+            await self.process.stdin.drain()
+
+    async def hear(self) -> FromGenerator | None:
+        """The next message, None at the end. A child that only talks rubbish is killed."""
+        assert self.process.stdout is not None
+        while self._garbage < GARBAGE_LIMIT:
+            try:
+                line = await self.process.stdout.readline()
+            except ValueError:  # longer than LINE_LIMIT; the reader has dropped it
+                self._note_garbage(b"a line of more than 1 MiB")
+                continue
+            if not line.endswith(b"\n"):
+                return None
+            try:
+                return decode_from_generator(line)
+            except msgspec.MsgspecError:
+                self._note_garbage(line)
+        await self.end(0.0)
+        return None
+
+    async def hear_within(self, limit_s: float) -> FromGenerator | None:
+        """The next message; a child that says nothing for so long is killed."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self.hear()
+        except TimeoutError:
+            log.error("the generator has said nothing for %g s; killed", limit_s)
+            await self.end(0.0)
+            return None
+
+    async def obituary(self) -> str:
+        """How the child ended, in half a sentence, with its last line on stderr."""
+        await self.end(2.0)
+        last = f"; its last words: {self._last_words[-1]}" if self._last_words else ""
+        return f"exit code {self.process.returncode}{last}"
+
+    async def end(self, patience_s: float) -> None:
+        """Close stdin, wait, terminate, wait, kill. Returns when the process is gone."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        if patience_s > 0 and await self.wait_ended(patience_s / 2):
+            return
+        if patience_s > 0:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+            if await self.wait_ended(patience_s / 2):
+                return
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+    async def wait_ended(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.process.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _note_garbage(self, line: bytes) -> None:
+        self._garbage += 1
+        log.warning("not a message from the generator: %r", line[:200])
+
+    async def _drain_stderr(self) -> None:
+        """Log each line, cut and rationed: a library in a loop must not fill the disk."""
+        assert self.process.stderr is not None
+        loop, rest = asyncio.get_running_loop(), b""
+        second, logged, dropped = -1, 0, 0
+        while chunk := await self.process.stderr.read(1 << 16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > STDERR_LINE_LENGTH:
+                lines, rest = [*lines, rest], b""
+            if int(loop.time()) != second:
+                if dropped:
+                    child_log.warning("(%d lines left out)", dropped)
+                second, logged, dropped = int(loop.time()), 0, 0
+            for line in lines:
+                text = line.decode("utf-8", "replace").rstrip()[:STDERR_LINE_LENGTH]
+                if text:
+                    self._last_words.append(text)
+                    logged += 1
+                    if logged <= STDERR_LINES_PER_S:
+                        child_log.info("%s", text)
+                    else:
+                        dropped += 1
+        if dropped:
+            child_log.warning("(%d lines left out)", dropped)
+
+
+def _own_group() -> dict[str, Any]:
+    """Ctrl-C in a terminal is for the bot; the child ends when the bot closes its stdin."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
