@@ -22,6 +22,8 @@ Payload = dict[str, Any]
 
 DISCORD_EPOCH_MS = 1_420_070_400_000
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+TRACK_HEADERS = (88, 100)
+"""Bytes from a track header's name on to its end, for its two versions."""
 CONTENT_TYPES = {".mp4": "video/mp4", ".webp": "image/webp", ".heic": "image/heic"}
 """Those that some systems' own tables lack."""
 
@@ -102,7 +104,7 @@ class Guild(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that the playground's CDN serves. Width and height are set for pictures only."""
+    """A file that the playground's CDN serves. Only pictures and films have width and height."""
 
     id: int
     filename: str
@@ -191,9 +193,21 @@ def guess_content_type(filename: str) -> str:
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels from a picture's header, None for anything else."""
+    """Width and height in pixels from a picture's or film's header, None for anything else."""
     try:
         with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
             return picture.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Warning):
-        return None
+        return film_size(data)
+
+
+def film_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels from an MP4's first track that has any (ISO 14496-12, `tkhd`)."""
+    at = data.find(b"tkhd") if data[4:8] == b"ftyp" else -1
+    while at > 0:
+        end = at - 4 + int.from_bytes(data[at - 4 : at], "big")
+        width, height = (int.from_bytes(data[n : n + 2], "big") for n in (end - 8, end - 4))
+        if end - at in TRACK_HEADERS and width and height:
+            return width, height
+        at = data.find(b"tkhd", at + 4)
+    return None

@@ -62,6 +62,11 @@ class Faults:
     def __init__(self) -> None:
         self._waiting: list[Fault] = []
 
+    @property
+    def waiting(self) -> tuple[Fault, ...]:
+        """Those that no request has met yet, oldest first."""
+        return tuple(self._waiting)
+
     def inject(self, pattern: str, status: int | None = None, **details: object) -> Fault:
         """Let requests that match `pattern` fail. `details` are the fields of `Fault`."""
         fault = msgspec.convert({"pattern": pattern, "status": status, **details}, Fault)

@@ -156,6 +156,10 @@ class Form:
         if isinstance(value, Channel):
             body = payloads.channel(world, value) | {"permissions": "0"}
             return self._resolve("channels", value.id, body)
+        if isinstance(value, Role):
+            roles = payloads.guild(world)["roles"]
+            body = next(role for role in roles if role["id"] == str(value.id))
+            return self._resolve("roles", value.id, body)
         return value
 
     def _resolve(self, kind: str, object_id: int, body: Payload) -> str:

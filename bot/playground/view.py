@@ -65,8 +65,10 @@ class View:
             "tier": world.guild.premium_tier,
             "is_member": world.is_member,
             "online": self.discord.gateway.is_connected,
+            "faults": [fault.name for fault in self.discord.faults.waiting],
             "now_ms": int(world.clock.now().timestamp() * 1000),
             "users": [self._user(user) for user in world.users.values()],
+            "roles": [{"id": str(role.id), "name": role.name} for role in world.guild.roles],
             "channels": [self._channel(channel) for channel in channels],
         }
 
