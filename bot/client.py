@@ -17,8 +17,9 @@ import discord
 import msgspec
 from discord import app_commands
 
-from bot.commands import Desk, build_commands, cancel, stumbled
+from bot.commands import build_commands, cancel
 from bot.config import Config
+from bot.desk import Desk, stumbled
 from bot.posts import NOBODY
 from bot.replies import Reply
 from bot.texts import Text, say

@@ -1,104 +1,24 @@
-"""The slash commands: /animate, /cancel, /queue, and the Cancel button's press.
+"""The slash commands about jobs, but for /animate: /cancel and /queue.
 
-Decides: in which order a wish is answered, taken, shown and confirmed; who may cancel what. Refuses
-to know: how a picture is checked, how jobs run, what requests look like.
-
-The order of /animate: answer in words at once, then download and check, then the row, then the
-bot's own status message, then the answer's final wording. From the row on nothing depends on the
-interaction's token any more.
+Decides: who may cancel what, and which commands there are. Refuses to know: how jobs run, what
+requests look like.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import secrets
 from typing import Any
 
 import discord
-import msgspec
 from discord import app_commands
 
-from bot.config import Config
-from bot.dispatcher import Dispatcher
-from bot.orders import Asked, Orders, Refusal, Wish
-from bot.posts import PostError, Posts
-from bot.publisher import Publisher
-from bot.replies import Reply, missing_permissions
+from bot.animate import animate_command
+from bot.desk import Desk
+from bot.replies import Reply
 from bot.texts import STATES, Text, say
 from bot.views import cancel_choice, plain, queue_embed, shorten
-from generator.protocol import limits
-from storage.jobs import DuplicateJob, Job, JobState, JobStore, UnknownJob, WrongState
-
-log = logging.getLogger(__name__)
+from storage.jobs import Job, JobState, UnknownJob, WrongState
 
 CHOICES_SHOWN = 25
-
-
-class Desk(msgspec.Struct, frozen=True, kw_only=True):
-    """What the commands work with."""
-
-    config: Config
-    store: JobStore
-    orders: Orders
-    posts: Posts
-    publisher: Publisher
-    dispatcher: Dispatcher
-
-
-async def animate(
-    desk: Desk,
-    interaction: discord.Interaction[Any],
-    image: discord.Attachment,
-    asked: Asked,
-) -> None:
-    """Take a wish, or say in one sentence why not."""
-    reply = Reply(interaction, desk.posts)
-    if interaction.guild_id is None and not desk.config.discord.allow_dms:
-        return await reply.refuse(say(Text.GUILD_ONLY))
-    if missing := missing_permissions(interaction):
-        return await reply.refuse(say(Text.MISSING_PERMISSIONS, names=", ".join(missing)))
-    try:
-        request = desk.orders.request(asked)
-        await reply.answer(say(Text.TAKEN))
-        job = await desk.orders.take(
-            Wish(
-                interaction_id=interaction.id,
-                guild_id=interaction.guild_id,
-                channel_id=interaction.channel_id or 0,
-                user_id=interaction.user.id,
-                request=request,
-                picture_url=image.url,
-            )
-        )
-    except Refusal as refusal:
-        return await reply.refuse(str(refusal))
-    except DuplicateJob:
-        return log.info("interaction %d was delivered twice", interaction.id)
-    await _show_new_job(desk, reply, job)
-
-
-async def _show_new_job(desk: Desk, reply: Reply, job: Job) -> None:
-    places = {waiting.id: place for waiting, place in await desk.dispatcher.places()}
-    desk.dispatcher.wake()
-    try:
-        message_id = await desk.publisher.post(job, places.get(job.id))
-    except PostError as error:
-        if error.passes:
-            await reply.amend(say(Text.QUEUED_NO_LINK, job_id=job.id))
-        else:
-            await _take_back(desk, job)
-            await reply.refuse(say(Text.CAN_NOT_POST, reason=error))
-        return
-    where = f"{job.guild_id or '@me'}/{job.channel_id}/{message_id}"
-    await reply.amend(say(Text.QUEUED, link=f"https://discord.com/channels/{where}"))
-
-
-async def _take_back(desk: Desk, job: Job) -> None:
-    """A job that nobody could ever see is no job."""
-    with contextlib.suppress(WrongState):
-        if (await desk.dispatcher.cancel(job.id)).state is JobState.CANCELLED:
-            await desk.orders.discard(job)
 
 
 async def cancel(desk: Desk, interaction: discord.Interaction[Any], job_id: str | None) -> None:
@@ -161,69 +81,16 @@ async def queue(desk: Desk, interaction: discord.Interaction[Any]) -> None:
     await reply.answer("", embed=shown)
 
 
-async def stumbled(desk: Desk, interaction: discord.Interaction[Any], error: BaseException) -> None:
-    """An error that nobody foresaw: the asker gets a number, the log the number and the trace."""
-    error_id = secrets.token_hex(4)
-    log.error("error %s in interaction %d", error_id, interaction.id, exc_info=error)
-    reply = Reply(interaction, desk.posts, answered=interaction.response.is_done())
-    await reply.refuse(say(Text.INTERNAL, error_id=error_id))
-
-
 def build_commands(desk: Desk) -> list[app_commands.Command[Any, ..., None]]:
     """The commands as discord.py registers them, their ranges from the protocol and the config."""
     contexts = app_commands.AppCommandContext(
         guild=True, dm_channel=desk.config.discord.allow_dms, private_channel=False
     )
     installs = app_commands.AppInstallationType(guild=True, user=False)
-    commands = [_animate_command(desk), _cancel_command(desk), _queue_command(desk)]
+    commands = [animate_command(desk), _cancel_command(desk), _queue_command(desk)]
     for command in commands:
         command.allowed_contexts, command.allowed_installs = contexts, installs
     return commands
-
-
-def _animate_command(desk: Desk) -> app_commands.Command[Any, ..., None]:
-    settings, bounds = desk.config.limits, limits("seconds")
-    seconds_low, seconds_high = float(bounds.low), float(min(bounds.high, settings.max_seconds))
-    steps_bounds, seed_bounds = limits("steps"), limits("seed")
-
-    async def callback(
-        interaction: discord.Interaction[Any],
-        image: discord.Attachment,
-        prompt: str,
-        seconds: float | None = None,
-        seed: int | None = None,
-        steps: int | None = None,
-    ) -> None:
-        asked = Asked(prompt=prompt, seconds=seconds, seed=seed, steps=steps)
-        await animate(desk, interaction, image, asked)
-
-    ranged = app_commands.Range
-    callback.__annotations__ |= {
-        "interaction": discord.Interaction,
-        "image": discord.Attachment,
-        "prompt": ranged[str, 1, settings.max_prompt_chars],
-        "seconds": ranged[float, seconds_low, seconds_high] | None,
-        "seed": ranged[int, int(seed_bounds.low), int(seed_bounds.high)] | None,
-        "steps": ranged[int, int(steps_bounds.low), int(steps_bounds.high)] | None,
-    }
-    defaults = desk.config.defaults
-    described = app_commands.describe(
-        image=say(Text.ANIMATE_IMAGE),
-        prompt=say(Text.ANIMATE_PROMPT),
-        seconds=say(
-            Text.ANIMATE_SECONDS, low=seconds_low, high=seconds_high, default=defaults.seconds
-        ),
-        seed=say(Text.ANIMATE_SEED),
-        steps=say(
-            Text.ANIMATE_STEPS,
-            low=steps_bounds.low,
-            high=steps_bounds.high,
-            default=defaults.steps,
-        ),
-    )
-    return app_commands.Command(
-        name="animate", description=say(Text.ANIMATE), callback=described(callback)
-    )
 
 
 def _cancel_command(desk: Desk) -> app_commands.Command[Any, ..., None]:

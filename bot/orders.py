@@ -28,6 +28,8 @@ from storage.jobs import DuplicateJob, Job, JobStore, NewJob, StorageError, new_
 log = logging.getLogger(__name__)
 
 RANDOM_SEEDS = 2**31
+NEGATIVE_CFG_SCALE = 2.0
+"""Real guidance for those who name what they do not want and whose operator has set none."""
 MIB = 1 << 20
 
 
@@ -36,23 +38,27 @@ class Refusal(Exception):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a command as somebody gave them; None leaves a setting to the config."""
+    """What somebody asks for: fields of a JobRequest; those that are missing the config decides."""
 
     prompt: str
-    seconds: float | None = None
-    seed: int | None = None
-    steps: int | None = None
+    settings: dict[str, Any] = {}
+    spoiler: bool = False
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks for what, and where. `picture_url` is where Discord keeps the attachment."""
+    """Who asks for what, and where.
+
+    `pictures` says for each file name of the request where it comes from: the address of Discord's
+    attachment, or the clean picture of an earlier job. `request.image` is the first.
+    """
 
     interaction_id: int
     guild_id: int | None
     channel_id: int
     user_id: int
     request: JobRequest
-    picture_url: str
+    pictures: dict[str, str | Path]
+    spoiler: bool = False
 
 
 class Orders:
@@ -77,11 +83,12 @@ class Orders:
         """The settings of a job: what was asked for, else the configured defaults. Refusal."""
         self._check_limits(asked)
         settings: dict[str, Any] = msgspec.structs.asdict(self._config.defaults)
-        given = msgspec.structs.asdict(asked)
-        settings |= {name: value for name, value in given.items() if value is not None}
-        settings.setdefault("seed", secrets.randbelow(RANDOM_SEEDS))
-        settings["prompt"] = asked.prompt.strip()
         settings["variant"] = self._config.generator.variant
+        settings["seed"] = secrets.randbelow(RANDOM_SEEDS)
+        settings |= asked.settings
+        settings["prompt"] = asked.prompt.strip()
+        if asked.settings.get("negative_prompt"):  # it counts only with real guidance
+            settings["true_cfg_scale"] = max(settings["true_cfg_scale"], NEGATIVE_CFG_SCALE)
         try:
             return job_request(**settings)
         except RequestError as error:
@@ -96,11 +103,16 @@ class Orders:
             channel_id=wish.channel_id,
             user_id=wish.user_id,
             request=wish.request,
+            spoiler=wish.spoiler,
         )
         folder, taken = self._jobs_dir / new.id, False
         try:
             await self._check_share(wish.user_id)
-            note = await self._fetch_picture(wish.picture_url, folder / new.request.image)
+            notes = [
+                await self._fetch_picture(source, folder / name)
+                for name, source in wish.pictures.items()
+            ]
+            note = next(filter(None, notes), "")
             job = await self._store.enqueue(msgspec.structs.replace(new, input_note=note))
             taken = True
         except DuplicateJob:
@@ -112,6 +124,10 @@ class Orders:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         log.info("job %s taken from user %d", job.id, job.user_id)
         return job
+
+    def folder(self, job: Job) -> Path:
+        """Where the job's files are."""
+        return self._jobs_dir / job.id
 
     async def discard(self, job: Job) -> None:
         """Remove the folder of a job that never began."""
@@ -131,8 +147,9 @@ class Orders:
             raise Refusal(say(Text.PROMPT_EMPTY))
         if length > limits.max_prompt_chars:
             raise Refusal(say(Text.PROMPT_LONG, length=length, limit=limits.max_prompt_chars))
-        if asked.seconds is not None and asked.seconds > limits.max_seconds:
-            raise Refusal(say(Text.SECONDS_LONG, seconds=asked.seconds, limit=limits.max_seconds))
+        seconds = asked.settings.get("seconds", 0)
+        if seconds > limits.max_seconds:
+            raise Refusal(say(Text.SECONDS_LONG, seconds=seconds, limit=limits.max_seconds))
 
     async def _check_share(self, user_id: int) -> None:
         limit = self._config.limits.max_waiting_per_user
@@ -140,10 +157,21 @@ class Orders:
         if count >= limit:
             raise Refusal(say(Text.TOO_MANY_WAITING, count=count, limit=limit))
 
-    async def _fetch_picture(self, url: str, destination: Path) -> str:
+    async def _fetch_picture(self, source: str | Path, destination: Path) -> str:
+        if isinstance(source, Path):  # it was made clean when it came
+            await asyncio.to_thread(_copy, source, destination)
+            return ""
         max_bytes = int(self._config.limits.max_attachment_mib * MIB)
-        raw = await download(url, self._session, self._origins, max_bytes)
+        raw = await download(source, self._session, self._origins, max_bytes)
         return (await self._intake.accept(raw, destination)).note
+
+
+def _copy(source: Path, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source, destination)
+    except FileNotFoundError:
+        raise IntakeError(say(Text.PICTURE_GONE)) from None
 
 
 def _folders(jobs_dir: Path) -> list[Path]:

@@ -25,6 +25,27 @@ class Text(StrEnum):
     ANIMATE_SECONDS = "Length in seconds, {low:g} to {high:g} (otherwise {default:g})"
     ANIMATE_SEED = "The same seed, picture and settings give the same video (otherwise random)"
     ANIMATE_STEPS = "Steps for each section, {low:g} to {high:g} (otherwise {default:g})"
+    ANIMATE_PRESET = "Settings that were saved under a name; what you set here counts more"
+    ANIMATE_QUALITY = "A draft is quick, the final video takes its time"
+    QUALITY_DRAFT = "draft: quicker, fine detail may suffer"
+    QUALITY_FINAL = "final: every step is computed"
+    ANIMATE_MODEL = "Which model draws it (otherwise {default})"
+    MODEL_I2V = "i2v: calm, keeps to the picture"
+    MODEL_F1 = "f1: livelier, drifts more in long videos"
+    ANIMATE_MOTION = "How much moves, {low:g} to {high:g}: more is livelier (otherwise as trained)"
+    ANIMATE_CONSISTENCY = (
+        "How firmly it keeps to what it made, {low:g} to {high:g} (else {default:g})"
+    )
+    ANIMATE_GUIDANCE = "How strictly it follows the prompt, {low:g} to {high:g} (else {default:g})"
+    ANIMATE_NEGATIVE = "What should not be seen; takes twice as long"
+    ANIMATE_RESOLUTION = "Side in pixels of a square of the video's area, {low} to {high}"
+    ANIMATE_FPS = "Frames per second, {low} to {high} (otherwise {default})"
+    ANIMATE_END_IMAGE = "A picture that the video ends with (i2v only)"
+    ANIMATE_END_STRENGTH = "How strongly the end picture counts, {low:g} to {high:g} (otherwise 1)"
+    ANIMATE_REFERENCE = "A picture of what should look the same throughout"
+    ANIMATE_SPOILER = "Hide the video until somebody clicks it"
+    PRESET_UNKNOWN = "There is no such preset. There are: {names}."
+    PRESET_NONE = "none yet"
     TAKEN = "Got it. I am looking at your picture now."
     QUEUED = (
         "Your video is in the queue: {link}\nI will mention you in this channel when it is done."
@@ -52,6 +73,7 @@ class Text(StrEnum):
         "You already have {count} unfinished jobs, and {limit} is the most one person may have "
         "here. Wait for one to end, or `/cancel` one."
     )
+    PICTURE_GONE = "I do not have that picture any more; send it again with `/animate`"
     DISK_FULL = (
         "My disk is full, so I have not taken your job. Please tell whoever runs me, "
         "and try again later."
@@ -137,6 +159,13 @@ class Text(StrEnum):
         "job's number"
     )
 
+
+QUICK_PROMPTS = (
+    "The person smiles and looks into the camera",
+    "Hair and clothes move gently in the wind",
+    "The camera moves slowly closer while clouds drift by",
+)
+"""Prompts that are offered to those who have none of their own yet."""
 
 STAGES: dict[Stage, str] = {
     Stage.LOADING: "Loading the model",

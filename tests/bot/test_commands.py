@@ -14,15 +14,16 @@ import pytest
 import simcord
 
 from bot.client import Client
-from bot.commands import Desk
 from bot.config import Config, DiscordConfig, Limits, StorageConfig
 from bot.delivery import Delivery
+from bot.desk import Desk
 from bot.dispatcher import Dispatcher
 from bot.orders import Orders
 from bot.posts import DiscordPosts
 from bot.publisher import Publisher
-from generator.protocol import Generate
-from storage.jobs import Job, JobState, JobStore
+from generator.protocol import Generate, job_request
+from storage.community import Community, Preset, Scope
+from storage.jobs import Job, JobState, JobStore, NewJob, new_job_id
 
 PICTURE = ("boat.png", b"png")
 NEEDED = ["view_channel", "send_messages", "attach_files", "embed_links", "read_message_history"]
@@ -31,8 +32,8 @@ NEEDED = ["view_channel", "send_messages", "attach_files", "embed_links", "read_
 class GivenPicture(Orders):
     """Orders whose pictures are good and need no download."""
 
-    async def _fetch_picture(self, url: str, destination: Path) -> str:
-        destination.parent.mkdir(parents=True)
+    async def _fetch_picture(self, source: str | Path, destination: Path) -> str:
+        destination.parent.mkdir(parents=True, exist_ok=True)
         return "first frame of an animation"
 
 
@@ -58,15 +59,23 @@ async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
 
 
 @pytest.fixture
+async def community(tmp_path: Path) -> AsyncIterator[Community]:
+    async with await Community.open(tmp_path / "bot.sqlite3") as opened:
+        yield opened
+
+
+@pytest.fixture
 def config(tmp_path: Path) -> Config:
     return Config(
         storage=StorageConfig(data_dir=tmp_path),
-        limits=Limits(max_seconds=10, max_waiting_per_user=2, max_prompt_chars=100),
+        limits=Limits(max_seconds=10, max_waiting_per_user=2, max_prompt_chars=150),
     )
 
 
 @pytest.fixture
-def simcord_bot(config: Config, store: JobStore, tmp_path: Path) -> Iterator[Client]:
+def simcord_bot(
+    config: Config, store: JobStore, community: Community, tmp_path: Path
+) -> Iterator[Client]:
     client, jobs_dir = Client(config), tmp_path / "jobs"
     posts = DiscordPosts(client)
     publisher = Publisher(posts, store, jobs_dir)
@@ -74,6 +83,7 @@ def simcord_bot(config: Config, store: JobStore, tmp_path: Path) -> Iterator[Cli
     client.desk = Desk(
         config=config,
         store=store,
+        community=community,
         orders=GivenPicture(config, store, None, None, jobs_dir),  # type: ignore[arg-type]
         posts=posts,
         publisher=publisher,
@@ -116,6 +126,76 @@ async def test_animate_makes_a_row_a_message_and_an_answer(scene: Scene, store: 
     assert result.ephemeral
     assert result.response.content.startswith("Your video is in the queue: https://discord.com/")
     assert str(status.id) in result.response.content
+
+
+async def test_every_option_reaches_the_request(scene: Scene, store: JobStore) -> None:
+    await scene.animate(
+        model="f1",
+        quality="draft",
+        negative="blur",
+        guidance=6.5,
+        motion=7,
+        consistency=1.2,
+        end_image=PICTURE,
+        end_strength=0.5,
+        reference1=PICTURE,
+        reference3=PICTURE,
+        resolution=512,
+        fps=24,
+        spoiler=True,
+    )
+    [job] = await jobs(store)
+    request = job.request
+    assert (request.variant, request.step_cache) == ("f1", "teacache")
+    assert (request.negative_prompt, request.true_cfg_scale) == ("blur", 2)
+    assert (request.guidance_scale, request.motion_bias, request.consistency_boost) == (6.5, 7, 1.2)
+    assert (request.end_image, request.end_strength) == ("end.png", 0.5)
+    assert request.references == ("reference-1.png", "reference-2.png")
+    assert (request.resolution, request.fps, job.spoiler) == (512, 24, True)
+
+
+async def test_a_preset_gives_way_to_what_is_asked(
+    scene: Scene, store: JobStore, community: Community
+) -> None:
+    settings = {"steps": 9, "motion_bias": 3.0}
+    await community.save_preset(
+        Preset(scope=Scope.USER, owner_id=scene.ben.id, name="wild", settings=settings)
+    )
+    await scene.animate(preset="wild", steps=11)
+    [job] = await jobs(store)
+    assert (job.request.steps, job.request.motion_bias) == (11, 3.0)
+    choices = await scene.ben.autocomplete(scene.channel, "animate", "preset", "wi")
+    assert [choice["value"] for choice in choices] == ["wild"]
+    refused = await scene.animate(scene.cleo, preset="wild")
+    assert refused.response.content == "There is no such preset. There are: none yet."
+
+
+async def test_ones_own_prompts_are_offered_again(scene: Scene, store: JobStore) -> None:
+    choices = await scene.ben.autocomplete(scene.channel, "animate", "prompt", "")
+    assert len(choices) == 3
+    long = "a cat " * 20
+    await make_job(store, scene, long.strip())
+    await make_job(store, scene, "a cat")
+    choices = await scene.ben.autocomplete(scene.channel, "animate", "prompt", "CAT")
+    short, marked = [choice["value"] for choice in choices]
+    assert short == "a cat"
+    for job in await jobs(store):
+        await store.request_cancel(job.id)
+    await scene.animate(prompt=marked)
+    assert (await jobs(store))[-1].request.prompt == long.strip()
+
+
+async def make_job(store: JobStore, scene: Scene, prompt: str) -> Job:
+    return await store.enqueue(
+        NewJob(
+            id=new_job_id(),
+            interaction_id=len(prompt),
+            guild_id=scene.guild.id,
+            channel_id=scene.channel.id,
+            user_id=scene.ben.id,
+            request=job_request(prompt=prompt, seed=1),
+        )
+    )
 
 
 async def test_without_a_seed_every_job_gets_its_own(scene: Scene, store: JobStore) -> None:
@@ -261,7 +341,7 @@ async def test_ranges_come_from_protocol_and_config(simcord_env: Any, simcord_bo
     assert (options["seconds"]["min_value"], options["seconds"]["max_value"]) == (0.1, 10)
     assert (options["steps"]["min_value"], options["steps"]["max_value"]) == (1, 100)
     assert options["seed"]["max_value"] == 2**53 - 1
-    assert options["prompt"]["max_length"] == 100
+    assert options["prompt"]["max_length"] == 150
     assert [name for name, o in options.items() if o.get("required")] == ["image", "prompt"]
 
 

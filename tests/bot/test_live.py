@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yarl
 from live import COMMANDS, PICTURE, Live, fake_command, png, with_limits
+from PIL import Image
 
 from bot import publisher
 from bot.app import StartError, run_bot
@@ -57,6 +58,21 @@ async def test_a_picture_and_a_sentence_come_back_as_a_video(live: Live) -> None
     assert job.result_message_id == video.id
     assert job.request.seed == 7
     assert controls(status) == []
+
+
+async def test_every_picture_and_option_reaches_the_generator(live: Live) -> None:
+    async with live.running():
+        files = {"image": PICTURE, "end_image": PICTURE, "reference2": PICTURE}
+        options = {"prompt": "the boat rocks", "model": "i2v", "quality": "draft", "motion": 3}
+        playground = live.playground
+        await playground.slash(playground.ben, playground.pictures, "animate", options, files)
+        await live.video()
+    [job] = live.jobs()
+    assert (job.request.end_image, job.request.references) == ("end.png", ("reference-1.png",))
+    folder = live.folder / "jobs" / job.id
+    for name in ("input.png", "end.png", "reference-1.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.size == (64, 48)
 
 
 async def test_the_status_message_shows_progress_and_a_preview(live: Live) -> None:
