@@ -78,7 +78,24 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="demo", help="demo, tiny, or a model folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--placement", default="auto", choices=["auto", "resident", "swap"])
+    parser.add_argument(
+        "--placement",
+        default="auto",
+        choices=["auto", "resident", "swap", "stream", "disk"],
+        help="where weights lie; auto measures",
+    )
+    parser.add_argument(
+        "--storage",
+        default="native",
+        choices=["native", "fp8", "fp8-keep-norms"],
+        help="bits of the transformer's blocks; fp8 needs half the memory and changes pictures",
+    )
+    parser.add_argument(
+        "--attention",
+        default="auto",
+        choices=["auto", "native", "flash", "xformers", "sage"],
+        help="attention kernel; all but auto and native need their package",
+    )
     parser.add_argument(
         "--preserve-vram-gib", type=float, default=0.0, help="GiB kept free on the GPU"
     )

@@ -52,15 +52,27 @@ class Recipe:
 
 
 class Assembled:
-    """A module ready to compute, and what it holds. Close it."""
+    """A module ready to compute, and what it holds. Close it; `source` is its maker's to close."""
 
-    def __init__(self, module: nn.Module, files: TensorFiles, stream: BlockStream | None):
-        self.module, self.files, self.stream = module, files, stream
+    def __init__(
+        self,
+        module: nn.Module,
+        files: TensorFiles,
+        source: RamSource | FileSource | None,
+        stream: BlockStream | None,
+    ):
+        self.module, self.files, self.source, self.stream = module, files, source, stream
 
-    def close(self) -> None:
+    def close(self, *, keep_source: bool = False) -> RamSource | None:
+        """Give everything back; with `keep_source` what waits in RAM is returned instead."""
         if self.stream is not None:
             self.stream.close()
         self.files.close()
+        if keep_source and isinstance(self.source, RamSource):
+            return self.source
+        if self.source is not None:
+            self.source.close()
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +88,17 @@ def blocks_of(module: nn.Module, part: str) -> list[Block]:
     return [
         Block(module=block, prefix=f"{name}.{i}.")
         for name in BLOCK_LISTS[part.removesuffix("_f1")]
-        for i, block in enumerate(module.get_submodule(name))  # type: ignore[arg-type]
+        for i, block in module.get_submodule(name).named_children()
     ]
 
 
-def assemble(model: ModelFolder, part: str, recipe: Recipe, device: Device) -> Assembled:
-    """Put the part together. ModelError when its files are not this model's."""
+def assemble(
+    model: ModelFolder, part: str, recipe: Recipe, device: Device, kept: RamSource | None = None
+) -> Assembled:
+    """Put the part together. ModelError when its files are not this model's.
+
+    `kept` is what an earlier one of the same recipe left in RAM.
+    """
     folder = model.path / part
     if recipe.storage is not Storage.NATIVE:
         folder = converted_folder(model, part, recipe.storage) or folder
@@ -89,12 +106,12 @@ def assemble(model: ModelFolder, part: str, recipe: Recipe, device: Device) -> A
     module = model.build_empty(part, recipe.dtype)
     _check_shapes(module, files, folder)
     blocks = blocks_of(module, part)
-    kept = spread(len(blocks), len(blocks) if recipe.resident is None else recipe.resident)
+    resident = spread(len(blocks), len(blocks) if recipe.resident is None else recipe.resident)
     holding = _holding(recipe, files)
     layouts = {
         i: lay_out(_streamed_names(block), files, holding)
         for i, block in enumerate(blocks)
-        if i not in kept
+        if i not in resident
     }
     if part == "text_encoder" and recipe.resident is not None:
         _look_up_in_files(module, files, recipe)
@@ -102,16 +119,19 @@ def assemble(model: ModelFolder, part: str, recipe: Recipe, device: Device) -> A
     _fill(module, files, recipe, streamed, [block.prefix for block in blocks])
     for block in blocks:
         cast_on_use(block.module, recipe.dtype)
-    stream = None
+    source, stream = None, None
     if layouts:
-        source = _source(recipe.origin, layouts, files, device)
+        source = kept or _source(recipe.origin, layouts, files, device)
         stream = BlockStream([block.module for block in blocks], source, device)
-    return Assembled(module.eval().requires_grad_(False), files, stream)
+    else:
+        files.close()  # nothing is read from now on
+    return Assembled(module.eval().requires_grad_(False), files, source, stream)
 
 
 def spread(count: int, wanted: int) -> Collection[int]:
     """`wanted` of the numbers below `count`, evenly spaced: between two of them a copy has time."""
-    return {i * count // wanted for i in range(min(wanted, count))} if wanted else set()
+    wanted = min(wanted, count)
+    return {i * count // wanted for i in range(wanted)} if wanted else set()
 
 
 def _source(
@@ -132,6 +152,8 @@ def _holding(recipe: Recipe, files: TensorFiles) -> Callable[[str], torch.dtype]
         entry = files.entry(name)
         if is_fp8(name, entry.shape, recipe.storage):
             return torch.float8_e4m3fn
+        if recipe.resident is None and entry.dtype != torch.float8_e4m3fn:
+            return recipe.dtype  # it stays, so it is cast once
         return min(entry.dtype, recipe.dtype, key=lambda dtype: dtype.itemsize)
 
     return dtype_of
@@ -150,8 +172,9 @@ def _fill(
         if name in streamed or not parameter.is_meta:
             continue
         in_block = name.startswith(tuple(prefixes))
-        dtype = holding(name) if in_block else parameter.dtype
-        value = files.read(name).to(dtype).to(recipe.device)
+        # The output layer computes in float32, with weights of the model's own dtype.
+        value = files.read(name).to(holding(name) if in_block else recipe.dtype)
+        value = value.to(recipe.device, value.dtype if in_block else parameter.dtype)
         _put(module, name, value)
     for owner in module.modules():
         for name, buffer in owner._buffers.items():

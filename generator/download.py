@@ -192,7 +192,10 @@ def hub_errors(repository: str, folder: Path) -> Iterator[None]:
 def _receive(listing: Listing, file: RemoteFile, part: Path, advance: Advance) -> None:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        disable_progress_bars,
+    )
 
     disable_progress_bars()  # one bar for everything says more
     url = hf_hub_url(listing.source.repository, file.name, revision=listing.commit)

@@ -1,7 +1,10 @@
 """Where weights lie while they are used. The only place that knows VRAM and RAM.
 
-Two modes: `resident` keeps every part where it computes; `swap` brings one part at a time to the
-GPU and takes it back. Where weights lie never changes a value. Refuses to know: what a part is for.
+The mode (`modes`) decides how the transformer lies: whole on the device, or its blocks passing
+through from pinned RAM or from files. Llama passes through from its files in every mode but
+`resident`: it is needed once per new prompt. Other parts stay until somebody needs their room.
+Where weights lie never changes a value; tiles of the VAE and 8-bit storage do, so they are fixed
+when the placement is made. Refuses to know: what a part is for.
 """
 
 from __future__ import annotations
@@ -9,30 +12,39 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from generator.assembly import BLOCK_LISTS, Assembled, Origin, Recipe, assemble
+from generator.attention import AUTO, attention, choose_attention
+from generator.block_sources import RamSource
+from generator.devices import CudaDevice, Device, HostDevice
 from generator.errors import InputError, OutOfMemoryError
+from generator.fp8 import Storage
+from generator.machine import GIB, Machine, measure
 from generator.models import ModelFolder
+from generator.modes import (
+    DRIVER_BYTES,
+    SAMPLING_BYTES,
+    TILED_DECODING_BYTES,
+    WHOLE_DECODING_BYTES,
+    Choice,
+    Mode,
+    Needs,
+    choose,
+    needs_of,
+)
 from generator.protocol import Variant
+
+__all__ = ["Mode", "Placement", "choose_device"]
 
 log = logging.getLogger(__name__)
 
-GIB = 2**30
-RESIDENT_HEADROOM_GIB = 12.0  # activations, decoding, and the desktop's own use
 TRANSFORMER = "transformer"
-
-
-class Mode(StrEnum):
-    """How parts share the GPU."""
-
-    AUTO = "auto"
-    RESIDENT = "resident"
-    SWAP = "swap"
+STREAMED = (Mode.STREAM, Mode.DISK)
 
 
 class Placement:
@@ -40,7 +52,7 @@ class Placement:
 
     `device` and `dtype` may be "auto": the first NVIDIA GPU if there is one; bfloat16 for the
     transformer and float16 for the rest there, float32 on a CPU. On a GPU `preserve_vram_gib` is
-    kept free for others while the transformer is resident.
+    kept free for others while the transformer samples. `why` says in one sentence what was chosen.
     """
 
     def __init__(
@@ -51,14 +63,33 @@ class Placement:
         dtype: str = "auto",
         mode: Mode = Mode.AUTO,
         preserve_vram_gib: float = 0.0,
+        storage: Storage = Storage.NATIVE,
+        attention_backend: str = AUTO,
     ):
         self.model = model
         self.device = choose_device(device)
         self.transformer_dtype = _choose_dtype(dtype, self.device, torch.bfloat16)
         self.encoder_dtype = _choose_dtype(dtype, self.device, torch.float16)
-        self.preserve_vram_gib = preserve_vram_gib
-        self.mode = self._choose_mode(mode)
+        self.preserve_vram_gib, self.storage = preserve_vram_gib, storage
+        self.attention = choose_attention(attention_backend, self.device, self.transformer_dtype)
+        self.needs = self._count()
+        self._choice = self._choose(mode)
+        self.vae_tiling = self.mode is not Mode.RESIDENT
+        """Whether the VAE works tile by tile. It needs less memory and changes values a little."""
         self._modules: dict[str, nn.Module] = {}
+        self._assembled: dict[str, Assembled] = {}
+        self._waiting: dict[str, RamSource] = {}  # blocks in RAM of a transformer that left the GPU
+        log.info("Placement %s", self.why)
+
+    @property
+    def mode(self) -> Mode:
+        """Where the transformer's weights lie while it samples; never AUTO."""
+        return self._choice.mode
+
+    @property
+    def why(self) -> str:
+        """The mode and the numbers it was chosen by, in one sentence."""
+        return self._choice.why
 
     @property
     def device_name(self) -> str:
@@ -67,17 +98,12 @@ class Placement:
             return torch.cuda.get_device_name(self.device)
         return f"CPU, {torch.get_num_threads()} threads"
 
-    @property
-    def vae_tiling(self) -> bool:
-        """Whether the VAE works tile by tile. It needs less memory and changes values a little."""
-        return self.mode is Mode.SWAP
-
     def dtype_of(self, part: str) -> torch.dtype:
         """The dtype the part computes in."""
         return self.transformer_dtype if part.startswith(TRANSFORMER) else self.encoder_dtype
 
     def is_loaded(self, part: str) -> bool:
-        """Whether the part's weights are in memory."""
+        """Whether the part is ready to compute."""
         return part in self._modules
 
     @contextmanager
@@ -88,59 +114,137 @@ class Placement:
         """
         name = self.model.transformer_part(variant) if part == TRANSFORMER else part
         try:
-            module = self._loaded(name)
-            if self.mode is Mode.SWAP:
-                self._bring(module, keep_free=part == TRANSFORMER)
-            yield module
-        except torch.OutOfMemoryError as error:
+            with ExitStack() as stack:
+                module = self._loaded(name)
+                if part == TRANSFORMER:
+                    stack.enter_context(attention(module, self.attention, self.device))
+                yield module
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._drop(name)
             raise OutOfMemoryError(self._memory_sentence(name)) from error
         finally:
-            if self.mode is Mode.SWAP and name in self._modules:
-                self._take_back(self._modules[name])
+            if self.mode is not Mode.RESIDENT and self._leaves(name):
+                self._drop(name)
+
+    def lower(self) -> str | None:
+        """Go to a placement that needs less VRAM; says which, or None when there is none.
+
+        Values stay the same. Everything is given back; what is needed is loaded again.
+        """
+        following = _below(self._choice, self.needs, measure(self.device))
+        if following is None or self.device.type == "cpu":
+            return None
+        log.warning("Out of memory with %s; from now on %s", self.why, following.why)
+        self.unload()
+        self._choice = following
+        return following.why
 
     def unload(self) -> None:
         """Give all memory back; parts are loaded again when they are needed."""
-        self._modules.clear()
+        for name in list(self._modules):
+            self._drop(name, keep_waiting=False)
+        for source in self._waiting.values():
+            source.close()
+        self._waiting.clear()
         self._empty_cache()
 
     def _loaded(self, name: str) -> nn.Module:
-        if name not in self._modules:
-            if name.startswith(TRANSFORMER):
-                # Variants share everything else; two transformers at once would double the RAM.
-                for other in [n for n in self._modules if n.startswith(TRANSFORMER)]:
-                    del self._modules[other]
-                self._empty_cache()
-            dtype = self.dtype_of(name)
-            log.info("Loading %s as %s", name, dtype)
-            module = self.model.load(name, dtype)
-            if name == "vae" and self.vae_tiling:
-                module.enable_slicing()  # type: ignore[operator]
-                module.enable_tiling()  # type: ignore[operator]
-            self._modules[name] = module.to(self.device) if self.mode is Mode.RESIDENT else module
-        return self._modules[name]
+        if name in self._modules:
+            return self._modules[name]
+        if name.startswith(TRANSFORMER):
+            self._drop_other_transformers(name)
+        self._make_room(name)
+        log.info("Loading %s as %s", name, self.dtype_of(name))
+        if name.removesuffix("_f1") in BLOCK_LISTS and self._is_assembled(name):
+            device: Device = HostDevice()
+            if self.device.type == "cuda":
+                device = CudaDevice(self.device)
+            kept = self._waiting.pop(name, None)
+            made = assemble(self.model, name, self._recipe(name), device, kept)
+            self._assembled[name], self._modules[name] = made, made.module
+            return made.module
+        module = self.model.load(name, self.dtype_of(name)).to(self.device)
+        if name == "vae" and self.vae_tiling:
+            module.enable_slicing()  # type: ignore[operator]
+            module.enable_tiling()  # type: ignore[operator]
+        self._modules[name] = module
+        return module
 
-    def _bring(self, module: nn.Module, *, keep_free: bool) -> None:
-        needed = sum(p.nbytes for p in [*module.parameters(), *module.buffers()])
-        reserve = int(self.preserve_vram_gib * GIB) if keep_free else 0
-        free, _ = torch.cuda.mem_get_info(self.device)
-        if needed + reserve <= free:
-            module.to(self.device)
+    def _is_assembled(self, name: str) -> bool:
+        """On a CPU with room the libraries' own loading does; it maps the files."""
+        eight_bits = self.storage is not Storage.NATIVE and name.startswith(TRANSFORMER)
+        return self.device.type == "cuda" or self.mode in STREAMED or eight_bits
+
+    def _recipe(self, name: str) -> Recipe:
+        resident = self._choice.resident
+        origin = Origin.RAM if self.mode is Mode.STREAM else Origin.FILES
+        if not name.startswith(TRANSFORMER):
+            resident = None if self.mode is Mode.RESIDENT else 0
+            origin = Origin.FILES
+        return Recipe(
+            device=self.device,
+            dtype=self.dtype_of(name),
+            origin=origin,
+            storage=self.storage if name.startswith(TRANSFORMER) else Storage.NATIVE,
+            resident=resident,
+        )
+
+    def _leaves(self, name: str) -> bool:
+        """Whether a part goes as soon as it is done: in RAM-bound modes all but the transformer."""
+        return name == "text_encoder" or (
+            self.mode in STREAMED and not name.startswith(TRANSFORMER)
+        )
+
+    def _drop_other_transformers(self, name: str) -> None:
+        """Variants share everything else; two transformers at once would double the memory."""
+        for other in [n for n in {*self._modules, *self._waiting} if n.startswith(TRANSFORMER)]:
+            if other != name:
+                self._drop(other, keep_waiting=False)
+                source = self._waiting.pop(other, None)
+                if source is not None:
+                    source.close()
+
+    def _make_room(self, name: str) -> None:
+        """Send others away, the largest first, until this part and its work fit."""
+        if self.device.type != "cuda":
             return
-        import accelerate
+        for other in sorted(self._modules, key=self._device_bytes, reverse=True):
+            if self._room_for(name) <= self._free_vram():
+                return
+            self._drop(other)
 
-        room = {self.device.index or 0: max(free - reserve, 0), "cpu": needed}
-        blocks = list(getattr(module, "_no_split_modules", None) or [])
-        plan = accelerate.infer_auto_device_map(module, room, no_split_module_classes=blocks)
-        log.info("%.1f GiB of %.1f GiB stay in RAM", _on_cpu(module, plan) / GIB, needed / GIB)
-        accelerate.dispatch_model(module, plan, main_device=self.device)
+    def _room_for(self, name: str) -> int:
+        if name.startswith(TRANSFORMER):
+            resident = self._choice.resident
+            held = self.needs.transformer
+            if resident is not None:
+                held = self.needs.rest + self.needs.slots
+            return held + self.needs.working(SAMPLING_BYTES)
+        files = (self.model.path / name).glob("*.safetensors")
+        size = sum(file.stat().st_size for file in files)
+        if name == "text_encoder":
+            return GIB if self.mode is not Mode.RESIDENT else size
+        if name == "vae":
+            need = TILED_DECODING_BYTES if self.vae_tiling else WHOLE_DECODING_BYTES
+            return size + self.needs.working(need)
+        return size + GIB // 4
 
-    def _take_back(self, module: nn.Module) -> None:
-        if getattr(module, "hf_device_map", None):
-            import accelerate
+    def _device_bytes(self, name: str) -> int:
+        tensors = [*self._modules[name].parameters(), *self._modules[name].buffers()]
+        return sum(t.nbytes for t in tensors if t.device == self.device)
 
-            accelerate.hooks.remove_hook_from_submodules(module)
-            del module.hf_device_map
-        module.to("cpu")
+    def _free_vram(self) -> int:
+        free, _ = torch.cuda.mem_get_info(self.device)
+        cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return int(free + cached)
+
+    def _drop(self, name: str, *, keep_waiting: bool = True) -> None:
+        self._modules.pop(name, None)
+        made = self._assembled.pop(name, None)
+        if made is not None:
+            source = made.close(keep_source=keep_waiting)
+            if source is not None:
+                self._waiting[name] = source
         self._empty_cache()
 
     def _empty_cache(self) -> None:
@@ -148,24 +252,21 @@ class Placement:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _choose_mode(self, wanted: Mode) -> Mode:
+    def _count(self) -> Needs:
+        variant = Variant.I2V if (self.model.path / TRANSFORMER).is_dir() else Variant.F1
+        part = self.model.transformer_part(variant)
+        return needs_of(self.model, part, lambda p: self.dtype_of(p).itemsize, self.storage)
+
+    def _choose(self, wanted: Mode) -> Choice:
+        machine = measure(self.device)
         if self.device.type == "cpu":
-            return Mode.RESIDENT
-        if wanted is not Mode.AUTO:
-            return wanted
-        free, _ = torch.cuda.mem_get_info(self.device)
-        weights = sum(file.stat().st_size for file in self.model.path.rglob("*.safetensors"))
-        fits = weights + RESIDENT_HEADROOM_GIB * GIB + self.preserve_vram_gib * GIB <= free
-        return Mode.RESIDENT if fits else Mode.SWAP
+            return _choose_on_cpu(wanted, self.needs, machine)
+        return choose(self.needs, machine, wanted, preserve=int(self.preserve_vram_gib * GIB))
 
     def _memory_sentence(self, part: str) -> str:
-        if self.device.type != "cuda":
-            return f"There is not enough memory for {part}; ask for a smaller resolution."
-        free, total = torch.cuda.mem_get_info(self.device)
-        return (
-            f"The GPU ran out of memory at {part}: {free / GIB:.1f} of {total / GIB:.1f} GiB are "
-            "free; ask for a smaller resolution, or close other programs that use the GPU."
-        )
+        machine = measure(self.device)
+        advice = "ask for a smaller resolution, or close other programs that use the memory"
+        return f"The machine ran out of memory at {part} ({self.mode}; {machine}); {advice}."
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -186,6 +287,27 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda:0") if wanted == "cuda" else device
 
 
+def _choose_on_cpu(wanted: Mode, needs: Needs, machine: Machine) -> Choice:
+    """A CPU computes where the weights are: they are in RAM, or read when they are needed."""
+    if wanted in STREAMED or (wanted is Mode.AUTO and needs.all_parts > machine.ram_free):
+        size = f"{needs.all_parts / GIB:.1f} GiB of weights"
+        return Choice(mode=Mode.DISK, resident=0, why=f"disk: {size} on a CPU with {machine}")
+    return Choice(mode=Mode.RESIDENT, why=f"resident: it computes on the CPU, with {machine}")
+
+
+def _below(choice: Choice, needs: Needs, machine: Machine) -> Choice | None:
+    """The next mode that takes less VRAM: fewer resident blocks first, then none."""
+    if choice.mode is Mode.RESIDENT:
+        return Choice(mode=Mode.SWAP, why="swap: one step below resident")
+    if choice.mode is Mode.SWAP or choice.resident:
+        half = (choice.resident or len(needs.blocks)) // 2
+        waiting = sum(needs.blocks)
+        origin = choice.mode if choice.mode in STREAMED else Mode.STREAM
+        mode = Mode.DISK if waiting > machine.ram_free - DRIVER_BYTES else origin
+        return Choice(mode=mode, resident=half, why=f"{mode}: {half} blocks stay on the GPU")
+    return None
+
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -195,11 +317,3 @@ def _choose_dtype(wanted: str, device: torch.device, on_gpu: torch.dtype) -> tor
     if wanted not in DTYPES:
         raise InputError(f"dtype is {wanted!r}; it must be auto or one of {', '.join(DTYPES)}.")
     return DTYPES[wanted]
-
-
-def _on_cpu(module: nn.Module, plan: dict[str, Any]) -> int:
-    return sum(
-        parameter.nbytes
-        for name, parameter in module.named_parameters()
-        if any(place == "cpu" and name.startswith(prefix) for prefix, place in plan.items())
-    )

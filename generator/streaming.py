@@ -54,7 +54,7 @@ class BlockStream:
             block.forward = functools.partial(self._forward, index, block.forward)
 
     def close(self) -> None:
-        """Give slots, buffers and threads back. The blocks can not be used any more."""
+        """Give slots and thread back; the source stays open. The blocks can not run any more."""
         if self._reader is not None:
             self._reader.shutdown(wait=True, cancel_futures=True)
         for slot in self._slots:
@@ -65,7 +65,6 @@ class BlockStream:
             self._evict(index)
             self._blocks[index].__dict__.pop("forward", None)
         self._slots.clear()
-        self._source.close()
 
     def _forward(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         slot = self._fetched(index)

@@ -12,7 +12,7 @@ import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class TensorFiles:
         return raw.view(entry.dtype).view(len(rows), *entry.shape[1:])
 
     def _read(self, entry: Entry, offset: int, destination: Tensor, name: str) -> None:
-        view = memoryview(destination.numpy())
+        view = destination.numpy().data
         with self._lock:
             handle = self._handles.get(entry.file)
             if handle is None:
@@ -137,12 +137,12 @@ def read_header(file: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry(file: Path, data: int, facts: dict[str, object]) -> Entry:
-    begin, end = facts["data_offsets"]  # type: ignore[misc]
+def _entry(file: Path, data: int, facts: dict[str, Any]) -> Entry:
+    begin, end = facts["data_offsets"]
     return Entry(
         file=file,
-        dtype=DTYPES[facts["dtype"]],  # type: ignore[index]
-        shape=tuple(facts["shape"]),  # type: ignore[arg-type]
+        dtype=DTYPES[facts["dtype"]],
+        shape=tuple(facts["shape"]),
         start=data + begin,
         nbytes=end - begin,
     )

@@ -218,7 +218,7 @@ def _ready(workshop: Workshop) -> Ready:
         device=str(placement.device),
         device_name=placement.device_name,
         dtype=str(placement.transformer_dtype).removeprefix("torch."),
-        placement=str(placement.mode),
+        placement=placement.why,
         versions=library_versions(),
     )
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from generator.conditions import EncodingCache
+from generator.fp8 import Storage
 from generator.models import open_model
 from generator.placement import Mode, Placement
 from generator.progress import Pace
@@ -23,6 +24,8 @@ class Settings(Protocol):
     dtype: str
     placement: str
     preserve_vram_gib: float
+    storage: str
+    attention: str
     cache_dir: Path | None
 
 
@@ -47,5 +50,7 @@ def open_workshop(settings: Settings) -> Workshop:
         dtype=settings.dtype,
         mode=Mode(settings.placement),
         preserve_vram_gib=settings.preserve_vram_gib,
+        storage=Storage(settings.storage),
+        attention_backend=settings.attention,
     )
     return Workshop(placement=placement, cache=EncodingCache(settings.cache_dir))

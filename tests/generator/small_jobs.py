@@ -40,6 +40,7 @@ def small_request(**changes: Any) -> JobRequest:
 def small_workshop(model: Path, cache_dir: Path | None = None) -> Workshop:
     """A workshop as a fresh process would open it."""
     settings = {"device": "cpu", "dtype": "auto", "placement": "auto", "preserve_vram_gib": 0.0}
+    settings |= {"storage": "native", "attention": "auto"}
     return open_workshop(SimpleNamespace(model=str(model), cache_dir=cache_dir, **settings))
 
 

@@ -1,0 +1,79 @@
+"""Which attention kernel the transformer uses, and that it is never the one that keeps the scores.
+
+Decides: PyTorch's own flash kernel where the card has one, else xformers if it is installed; sage
+and the flash-attn package only where the operator asks, so that what happens to be installed does
+not change bytes. PyTorch's math fallback allocates 28 GiB at 608×640, so where it
+would be all that is left, the job is refused with advice. Source: diffusers' attention backends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from generator.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+CHOICES = (AUTO, "native", "flash", "xformers", "sage")
+_PACKAGES = {"flash": "flash_attn", "xformers": "xformers", "sage": "sageattention"}
+_KERNELS = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+]
+
+
+def choose_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The diffusers backend to use. ModelError when the wanted one can not run here."""
+    if wanted != AUTO:
+        _refuse_absent(wanted)
+        return wanted
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return "native"
+    major, _ = torch.cuda.get_device_capability(device)
+    # Before Ampere PyTorch has no flash kernel; xformers' is leaner than its efficient one.
+    return "xformers" if major < 8 and _is_installed("xformers") else "native"
+
+
+@contextlib.contextmanager
+def attention(transformer: Any, backend: str, device: torch.device) -> Iterator[None]:
+    """Let the transformer use that backend, and never PyTorch's math kernel on a GPU."""
+    if backend != "native":
+        transformer.set_attention_backend(backend)
+    if device.type != "cuda":
+        yield
+        return
+    try:
+        with sdpa_kernel(_KERNELS):
+            yield
+    except RuntimeError as error:
+        if "No available kernel" not in str(error):
+            raise
+        name = torch.cuda.get_device_name(device)
+        raise ModelError(
+            f"PyTorch has no memory-saving attention kernel for {name} in this dtype, and the one "
+            "that is left needs about 28 GiB at 608×640. Use dtype float16 or bfloat16, or install "
+            "xformers and set attention = xformers."
+        ) from error
+
+
+def _refuse_absent(wanted: str) -> None:
+    if wanted not in CHOICES:
+        raise ModelError(f"attention is {wanted!r}; it must be one of {', '.join(CHOICES)}.")
+    if wanted in _PACKAGES and not _is_installed(wanted):
+        raise ModelError(
+            f"attention is {wanted}, but {_PACKAGES[wanted]} is not installed; install it, or set "
+            "attention = auto."
+        )
+
+
+def _is_installed(backend: str) -> bool:
+    return importlib.util.find_spec(_PACKAGES[backend]) is not None

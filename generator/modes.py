@@ -1,0 +1,134 @@
+"""Which placement a machine gets: what each mode needs, what is free, and why one was chosen.
+
+Decides: the mode and how many blocks stay on the GPU. Refuses to know: how a mode is carried out
+(`placement`). Byte counts of weights come from the files; what computing needs on top was counted
+with fake tensors at 608×640 (`framepack-bot plan`) and grows with the model's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from generator.assembly import spread
+from generator.fp8 import Storage, is_fp8
+from generator.machine import GIB, Machine
+from generator.models import ModelFolder
+from generator.tensor_files import TensorFiles
+
+REAL_WIDTH = 3072
+SAMPLING_BYTES = int(
+    2.2 * GIB
+)  # the transformer's activations at 608×640, and the allocator's gaps
+TILED_DECODING_BYTES = int(2.9 * GIB)
+WHOLE_DECODING_BYTES = int(14.5 * GIB)
+DRIVER_BYTES = int(0.6 * GIB)  # CUDA's own context and cuBLAS workspaces
+RAM_BESIDE_BYTES = 3 * GIB  # Python, libraries, staging, the encoder of the video
+
+
+class Mode(StrEnum):
+    """Where the transformer's weights lie while it samples."""
+
+    AUTO = "auto"
+    RESIDENT = "resident"  # every part stays on the GPU
+    SWAP = "swap"  # the transformer on the GPU, other parts come and go
+    STREAM = "stream"  # its blocks pass through the GPU, from pinned RAM
+    DISK = "disk"  # its blocks pass through the GPU, from their files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """Bytes of a model's parts in the dtypes they are held in."""
+
+    all_parts: int
+    blocks: tuple[int, ...]  # of the transformer
+    rest: int  # of the transformer
+    share: float  # of the real model's activations
+
+    @property
+    def transformer(self) -> int:
+        return sum(self.blocks) + self.rest
+
+    @property
+    def slots(self) -> int:
+        return 2 * max(self.blocks, default=0)
+
+    def working(self, at_real_size: int) -> int:
+        """What computing needs on top, from what it needs at the real model's size."""
+        return int(at_real_size * self.share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A mode, how many blocks stay on the GPU (None: all), and why in one sentence."""
+
+    mode: Mode
+    resident: int | None = None
+    why: str = ""
+
+
+def needs_of(
+    model: ModelFolder, transformer: str, itemsize_of: Callable[[str], int], storage: Storage
+) -> Needs:
+    """Count a model from its files' headers. `itemsize_of` says a part's bytes per number."""
+    rest, total, blocks = 0, 0, dict[str, int]()
+    for part in ("text_encoder", "text_encoder_2", "image_encoder", "vae", transformer):
+        for name, entry in TensorFiles(model.path / part).entries.items():
+            numbers = entry.nbytes // entry.dtype.itemsize
+            size = numbers * itemsize_of(part)
+            if part != transformer:
+                total += size
+            elif "transformer_blocks." in name:
+                size = numbers if is_fp8(name, entry.shape, storage) else size
+                block = ".".join(name.split(".")[:2])
+                blocks[block] = blocks.get(block, 0) + size
+            else:
+                rest += size
+    config = model.config(transformer)
+    width = config.get("num_attention_heads", 24) * config.get("attention_head_dim", 128)
+    sizes = tuple(blocks[name] for name in sorted(blocks, key=_running_order))
+    whole = total + rest + sum(sizes)
+    return Needs(all_parts=whole, blocks=sizes, rest=rest, share=min(width / REAL_WIDTH, 1.0))
+
+
+def choose(needs: Needs, machine: Machine, wanted: Mode, *, preserve: int = 0) -> Choice:
+    """The best mode for this machine, or the wanted one with its details. `preserve`: bytes of VRAM
+    that are left to others while sampling."""
+    room = machine.vram_free - preserve - DRIVER_BYTES
+    sampling, ram = needs.working(SAMPLING_BYTES), machine.ram_free - RAM_BESIDE_BYTES
+    resident = resident_blocks(needs, room - sampling)
+    waiting = sum(size for i, size in enumerate(needs.blocks) if i not in resident)
+    everything = needs.all_parts + needs.working(WHOLE_DECODING_BYTES)
+    modes = (
+        (Mode.RESIDENT, everything <= room, f"everything needs {everything / GIB:.1f} GiB VRAM"),
+        (
+            Mode.SWAP,
+            needs.transformer + sampling <= room,
+            f"the transformer needs {(needs.transformer + sampling) / GIB:.1f} GiB VRAM",
+        ),
+        (Mode.STREAM, waiting <= ram, f"the blocks in RAM need {waiting / GIB:.1f} GiB"),
+        (Mode.DISK, True, f"{waiting / GIB:.1f} GiB of blocks do not fit into RAM"),
+    )
+    mode, _, why = next(m for m in modes if (m[1] if wanted is Mode.AUTO else m[0] is wanted))
+    asked = "" if wanted is Mode.AUTO else "asked for; "
+    if mode in (Mode.RESIDENT, Mode.SWAP):
+        return Choice(mode=mode, why=f"{mode}: {asked}{why}, with {machine}")
+    kept = f"{len(resident)} of {len(needs.blocks)} blocks stay on the GPU"
+    return Choice(mode=mode, resident=len(resident), why=f"{mode}: {asked}{why}; {kept}; {machine}")
+
+
+def resident_blocks(needs: Needs, room: int) -> set[int]:
+    """As many evenly spread blocks as fit beside slots and rest; all of them need no slots."""
+    if needs.transformer <= room:
+        return set(range(len(needs.blocks)))
+    for count in range(len(needs.blocks) - 1, 0, -1):
+        kept = set(spread(len(needs.blocks), count))
+        if needs.rest + needs.slots + sum(needs.blocks[i] for i in kept) <= room:
+            return kept
+    return set()
+
+
+def _running_order(name: str) -> tuple[bool, int]:
+    kind, number = name.split(".")
+    return kind.startswith("single"), int(number)
