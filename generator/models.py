@@ -1,8 +1,8 @@
-"""A model folder: what must lie in it, and how each part becomes a module.
+"""A model folder: how each part becomes a module.
 
-Decides: the parts of a diffusers-style folder, their classes, the names `demo` and `tiny`, the
-digest that says which weights made a video. Refuses to know: what a part is used for, and where it
-lies while it is used (that is `placement`). Weights are read from safetensors files only.
+Decides: how parts are loaded, the names `demo` and `tiny`, the digest that says which weights made
+a video. Refuses to know: what must lie in a folder (`parts`), what a part is used for, and where it
+lies while it is used (`placement`). Weights are read from safetensors files only.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from generator.errors import ModelError
+from generator.parts import F1_TRANSFORMER, folder_problems
 from generator.protocol import Variant
 from generator.timesteps import pin_timesteps
 
@@ -32,42 +33,12 @@ SAMPLE_BYTES = 64 * 2**10
 SAMPLES = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One sub-folder: the file that describes it, its class there, and whether it has weights."""
-
-    describing_file: str
-    class_names: tuple[str, ...] = ()
-    has_weights: bool = True
-
-
-PARTS = {
-    "tokenizer": Part(describing_file="tokenizer.json", has_weights=False),
-    "tokenizer_2": Part(describing_file="tokenizer.json", has_weights=False),
-    "feature_extractor": Part(describing_file="preprocessor_config.json", has_weights=False),
-    "text_encoder": Part(
-        describing_file="config.json", class_names=("LlamaModel", "LlamaForCausalLM")
-    ),
-    "text_encoder_2": Part(
-        describing_file="config.json", class_names=("CLIPTextModel", "CLIPTextModelWithProjection")
-    ),
-    "image_encoder": Part(
-        describing_file="config.json", class_names=("SiglipVisionModel", "SiglipModel")
-    ),
-    "vae": Part(describing_file="config.json", class_names=("AutoencoderKLHunyuanVideo",)),
-    "transformer": Part(
-        describing_file="config.json", class_names=("HunyuanVideoFramepackTransformer3DModel",)
-    ),
-}
-F1_TRANSFORMER = "transformer_f1"
-
-
 class ModelFolder:
     """A complete model folder. ModelError names every part that is missing or of another kind."""
 
     def __init__(self, path: Path):
         self.path = path
-        problems = list(self._problems())
+        problems = folder_problems(path)
         if problems:
             raise ModelError(f"The model folder {path} can not be used: {'; '.join(problems)}.")
 
@@ -109,22 +80,30 @@ class ModelFolder:
     def load_tokenizer(self, part: str) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.path / part)
+        with _as_model_error(self.path / part):
+            return AutoTokenizer.from_pretrained(self.path / part)
 
     def load_feature_extractor(self) -> Any:
         """The image processor on Pillow: with torchvision installed the default one differs."""
         from transformers import SiglipImageProcessorPil
 
-        return SiglipImageProcessorPil.from_pretrained(self.path / "feature_extractor")
+        path = self.path / "feature_extractor"
+        with _as_model_error(path):
+            return SiglipImageProcessorPil.from_pretrained(path)
 
     def load(self, part: str, dtype: torch.dtype) -> nn.Module:
-        """The part's module on the CPU, in evaluation mode, without gradients."""
-        try:
-            with _quiet_libraries():
-                module = _LOADERS[part.removesuffix("_f1")](self.path / part, dtype)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise ModelError(f"{self.path / part} could not be loaded: {reason}") from error
+        """The part's module on the CPU, in evaluation mode, without gradients.
+
+        ModelError when its files are damaged or do not hold every weight.
+        """
+        with _as_model_error(self.path / part), _quiet_libraries():
+            module, report = _LOADERS[part.removesuffix("_f1")](self.path / part, dtype)
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ModelError(
+                f"{self.path / part} lacks {len(missing)} weights, such as {missing[0]}; "
+                "download it again."
+            )
         return module.eval().requires_grad_(False)
 
     def build_empty(self, part: str, dtype: torch.dtype) -> nn.Module:
@@ -139,27 +118,6 @@ class ModelFolder:
         if part.startswith("transformer"):
             _finish_transformer(module)
         return module.eval().requires_grad_(False)
-
-    def _problems(self) -> Iterator[str]:
-        if not self.path.is_dir():
-            yield "there is no such folder"
-            return
-        has_f1 = (self.path / F1_TRANSFORMER).is_dir()
-        for name, part in PARTS.items():
-            if name != "transformer" or not has_f1 or (self.path / name).is_dir():
-                yield from self._part_problems(name, part)
-        if has_f1:
-            yield from self._part_problems(F1_TRANSFORMER, PARTS["transformer"])
-
-    def _part_problems(self, name: str, part: Part) -> Iterator[str]:
-        folder = self.path / name
-        if not folder.is_dir():
-            yield f"the sub-folder {name}/ is missing"
-        elif not _describes(folder, part):
-            yield f"{name}/{part.describing_file} is missing"
-        elif part.has_weights:
-            yield from _class_problems(folder, part)
-            yield from _weight_problems(folder)
 
 
 def folder_digest(folder: Path) -> str:
@@ -190,44 +148,6 @@ def open_model(name_or_folder: str) -> ModelFolder:
     return ModelFolder(path)
 
 
-def _describes(folder: Path, part: Part) -> bool:
-    if (folder / part.describing_file).is_file():
-        return True
-    # CLIP's tokenizer is often published in its older form of two files.
-    return part.describing_file == "tokenizer.json" and (folder / "vocab.json").is_file()
-
-
-def _class_problems(folder: Path, part: Part) -> Iterator[str]:
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except ValueError as error:
-        yield f"{folder.name}/config.json is not valid JSON ({error})"
-        return
-    names = [config.get("_class_name"), *(config.get("architectures") or [])]
-    found = [name for name in names if name]
-    if not set(found) & set(part.class_names):
-        yield (
-            f"{folder.name}/ holds a {' or '.join(found) or 'nameless model'}, not a "
-            + (part.class_names[0])
-        )
-
-
-def _weight_problems(folder: Path) -> Iterator[str]:
-    indices = list(folder.glob("*.safetensors.index.json"))
-    files = {file.name for file in folder.glob("*.safetensors")}
-    if not files:
-        pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt")]
-        hint = f" ({pickles[0].name} is not opened: only safetensors are safe)" if pickles else ""
-        yield f"{folder.name}/ has no .safetensors file{hint}"
-        return
-    for index in indices:
-        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        missing = sorted(shards - files)
-        if missing:
-            count = f"{len(missing)} of {len(shards)} files"
-            yield f"{folder.name}/ lacks {count}, such as {missing[0]}"
-
-
 def _telling_bytes(file: Path) -> Iterator[bytes]:
     size = file.stat().st_size
     yield size.to_bytes(8, "little")
@@ -240,41 +160,45 @@ def _telling_bytes(file: Path) -> Iterator[bytes]:
             yield stream.read(SAMPLE_BYTES)
 
 
-def _load_llama(path: Path, dtype: torch.dtype) -> nn.Module:
+Loaded = tuple[nn.Module, dict[str, Any]]
+"""A module, and the library's report: without it missing weights would be random ones."""
+_SAFELY: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
+
+
+def _load_llama(path: Path, dtype: torch.dtype) -> Loaded:
     from transformers import LlamaModel
 
-    return LlamaModel.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    return LlamaModel.from_pretrained(path, dtype=dtype, **_SAFELY)
 
 
-def _load_clip(path: Path, dtype: torch.dtype) -> nn.Module:
+def _load_clip(path: Path, dtype: torch.dtype) -> Loaded:
     from transformers import CLIPTextModel
 
-    return CLIPTextModel.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    return CLIPTextModel.from_pretrained(path, dtype=dtype, **_SAFELY)
 
 
-def _load_siglip(path: Path, dtype: torch.dtype) -> nn.Module:
+def _load_siglip(path: Path, dtype: torch.dtype) -> Loaded:
     from transformers import SiglipVisionModel
 
     # The pooling head is never used.
-    return SiglipVisionModel.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, vision_use_head=False
-    )
+    return SiglipVisionModel.from_pretrained(path, dtype=dtype, vision_use_head=False, **_SAFELY)
 
 
-def _load_vae(path: Path, dtype: torch.dtype) -> nn.Module:
+def _load_vae(path: Path, dtype: torch.dtype) -> Loaded:
     from diffusers import AutoencoderKLHunyuanVideo
 
-    return AutoencoderKLHunyuanVideo.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+    return AutoencoderKLHunyuanVideo.from_pretrained(path, torch_dtype=dtype, **_SAFELY)
 
 
-def _load_transformer(path: Path, dtype: torch.dtype) -> nn.Module:
+def _load_transformer(path: Path, dtype: torch.dtype) -> Loaded:
     from diffusers import HunyuanVideoFramepackTransformer3DModel
 
-    transformer = HunyuanVideoFramepackTransformer3DModel.from_pretrained(
-        path, torch_dtype=dtype, use_safetensors=True
+    transformer, report = HunyuanVideoFramepackTransformer3DModel.from_pretrained(
+        path, torch_dtype=dtype, **_SAFELY
     )
-    _finish_transformer(transformer)
-    return transformer
+    if not report["missing_keys"]:
+        _finish_transformer(transformer)
+    return transformer, report
 
 
 def _finish_transformer(transformer: Any) -> None:
@@ -296,7 +220,7 @@ def _build_transformer(path: Path) -> nn.Module:
     return Transformer.from_config(Transformer.load_config(path))
 
 
-_LOADERS: dict[str, Callable[[Path, torch.dtype], nn.Module]] = {
+_LOADERS: dict[str, Callable[[Path, torch.dtype], Loaded]] = {
     "text_encoder": _load_llama,
     "text_encoder_2": _load_clip,
     "image_encoder": _load_siglip,
@@ -309,6 +233,16 @@ _BUILDERS: dict[str, Callable[[Path], nn.Module]] = {
     "text_encoder": _build_llama,
     "transformer": _build_transformer,
 }
+
+
+@contextlib.contextmanager
+def _as_model_error(path: Path) -> Iterator[None]:
+    """What the libraries raise for damaged files, as one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ModelError(f"{path} could not be loaded: {reason}") from error
 
 
 @contextlib.contextmanager

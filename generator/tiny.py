@@ -18,7 +18,7 @@ import torch
 TEXT, POOLED, IMAGE = 32, 24, 40
 IMAGE_SIZE, PATCH = 64, 16
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|pad|>")
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 
 def cached_tiny_model() -> Path:
@@ -80,10 +80,15 @@ def make_tokenizer(pieces: list[str], model_max_length: int) -> Any:
 
 
 def template_pieces(crop_start: int, template: str) -> list[str]:
-    """The template's text before the prompt, cut into crop_start − 1 different pieces."""
+    """The template's text before the prompt, cut into crop_start − 1 pieces.
+
+    All but the last are equally long: the tokenizer takes the longest piece that fits, so of pieces
+    of several lengths it would take others than these.
+    """
     head = template.split("{}")[0]
-    count = crop_start - 1
-    return [head[len(head) * i // count : len(head) * (i + 1) // count] for i in range(count)]
+    last = crop_start - 2
+    size = len(head) // (crop_start - 1)
+    return [*(head[size * i : size * (i + 1)] for i in range(last)), head[size * last :]]
 
 
 def _write_tokenizers(folder: Path) -> int:
