@@ -27,7 +27,7 @@ import yarl
 from bot.backend import BackendError, LocalBackend, generator_command
 from bot.client import Client, login_sentence
 from bot.config import Config
-from bot.delivery import Delivery
+from bot.delivery import MIB, Delivery
 from bot.desk import Desk
 from bot.dispatcher import Dispatcher
 from bot.instance import InstanceError, sole_instance
@@ -146,8 +146,9 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
         client = Client(config)
         posts = DiscordPosts(client)
         publisher = Publisher(posts, store, jobs_dir)
-        delivery = Delivery(posts, store, publisher, jobs_dir)
-        dispatcher = Dispatcher(store, backend, publisher, delivery, jobs_dir)
+        upload_limit = int(config.limits.upload_limit_mib * MIB)
+        delivery = Delivery(posts, store, publisher, jobs_dir, limit_bytes=upload_limit)
+        dispatcher = Dispatcher(store, backend, publisher, delivery, jobs_dir, turns=config.turns)
         client.desk = Desk(
             config=config,
             store=store,

@@ -1,7 +1,8 @@
 """Brings each finished video to its channel, exactly once, however long that takes.
 
-Decides: in which order a delivery is written down and posted, when it is tried again, where else a
-video may go. Refuses to know: how the video was made, how a request is made.
+Decides: in which order a delivery is written down and posted, when it is tried again, how much
+smaller a video gets that Discord does not take, where else it may go. Refuses to know: how a video
+was made or is made smaller, how a request is made.
 
 A delivery is counted on the row before anything is posted. So a first attempt needs no look-up, and
 every later one, also after a crash in the middle, first searches the channel for the file's name;
@@ -12,14 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
+from bot.fitting import FILLED, FittingError, fit
 from bot.posts import PostError, Posts, Trouble
 from bot.publisher import Publisher
 from bot.texts import Text, say
+from bot.views import small_print
 from storage.jobs import Job, JobStore, StorageError, WrongState
 
 log = logging.getLogger(__name__)
@@ -29,12 +33,21 @@ LONGEST_PAUSE_S = 300.0
 UPLOADS_AT_ONCE = 2
 CLOCK_SLACK = timedelta(minutes=5)
 MIB = 1 << 20
+SAFE_LIMIT_BYTES = 10 * MIB
+FITTED_NAME = "fitted"
+SMALLER = 0.7
+"""What a video that Discord refused shrinks to, of its own size."""
+UPLOADS_TRIED = 3
+"""Sizes of one video that are offered to one channel before it is kept."""
+
+Fit = Callable[[Path, Path, int], Awaitable[bool]]
 
 
 class _Target(msgspec.Struct, frozen=True, kw_only=True):
     """Where a video goes, and with what words."""
 
     channel_id: int
+    guild_id: int | None
     text: str
     reply_to: int | None = None
     ping: int | None = None
@@ -43,7 +56,18 @@ class _Target(msgspec.Struct, frozen=True, kw_only=True):
 class Delivery:
     """Posts what JobStore.undelivered() lists. `run()` works until cancelled; `wake()` tells it."""
 
-    def __init__(self, posts: Posts, store: JobStore, publisher: Publisher, jobs_dir: Path) -> None:
+    def __init__(
+        self,
+        posts: Posts,
+        store: JobStore,
+        publisher: Publisher,
+        jobs_dir: Path,
+        *,
+        limit_bytes: int = SAFE_LIMIT_BYTES,
+        fit: Fit = fit,
+    ) -> None:
+        self._limit_bytes = limit_bytes
+        self._fit = fit
         self._posts = posts
         self._store = store
         self._publisher = publisher
@@ -101,7 +125,8 @@ class Delivery:
             return await self._give_up(job, say(Text.REASON_FILE_GONE))
         in_channel = _Target(
             channel_id=job.channel_id,
-            text=say(Text.DELIVERED, user=job.user_id),
+            guild_id=job.guild_id,
+            text=say(Text.DELIVERED, user=job.user_id, settings=small_print(job)),
             reply_to=job.status_message_id,
             ping=job.user_id,
         )
@@ -115,17 +140,49 @@ class Delivery:
         if job.delivery_attempts > 1:
             message_id = await self._find(job, file, target.channel_id)
         if message_id is None:
-            message_id = await self._posts.post_text(
-                target.channel_id,
-                target.text,
-                nonce=job.id,
-                file=file,
-                reply_to=target.reply_to,
-                ping=target.ping,
-            )
+            message_id = await self._upload(job, file, target)
         delivered = await self._store.mark_delivered(job.id, message_id)
         log.info("job %s delivered as message %d", job.id, message_id)
         return delivered
+
+    async def _upload(self, job: Job, file: Path, target: _Target) -> int:
+        """Post the video, smaller and smaller while it is too large. PostError."""
+        limit = self._posts.upload_limit_bytes(target.guild_id) or self._limit_bytes
+        for _ in range(UPLOADS_TRIED):
+            sent = await self._fitted(file, limit)
+            text = target.text
+            if sent is not file:
+                sizes = {"was": _size_mib(file), "size": _size_mib(sent)}
+                text += "\n" + say(Text.MADE_SMALLER, **sizes)
+            try:
+                return await self._posts.post_text(
+                    target.channel_id,
+                    text,
+                    nonce=job.id,
+                    file=sent,
+                    spoiler=job.spoiler,
+                    reply_to=target.reply_to,
+                    ping=target.ping,
+                )
+            except PostError as error:
+                if error.trouble is not Trouble.TOO_LARGE:
+                    raise
+                limit = int(min(limit, _size_bytes(sent)) * SMALLER)
+                log.info("job %s: Discord refuses its size; %d bytes come next", job.id, limit)
+        raise PostError(Trouble.TOO_LARGE, say(Text.REFUSED_SIZES, count=UPLOADS_TRIED))
+
+    async def _fitted(self, file: Path, limit_bytes: int) -> Path:
+        """The file, or a version of it that is small enough. PostError when there is none."""
+        if _size_bytes(file) <= limit_bytes:
+            return file
+        budget = int(limit_bytes * FILLED)
+        smaller = file.parent / f"{FITTED_NAME}-{budget}" / file.name
+        try:
+            if smaller.is_file() or await self._fit(file, smaller, budget):
+                return smaller
+        except (FittingError, OSError) as error:
+            log.error("%s could not be made smaller: %s", file.name, error)
+        raise PostError(Trouble.TOO_LARGE, say(Text.NO_SMALLER))
 
     async def _find(self, job: Job, file: Path, channel_id: int) -> int | None:
         """The message of an earlier attempt whose answer was lost."""
@@ -144,8 +201,9 @@ class Delivery:
             return await self._say_too_large(job, file)
         try:
             channel_id = await self._posts.open_dm(job.user_id)
-            text = say(Text.DELIVERED_DM, channel=job.channel_id)
-            return await self._post(job, file, _Target(channel_id=channel_id, text=text))
+            text = say(Text.DELIVERED_DM, channel=job.channel_id, settings=small_print(job))
+            target = _Target(channel_id=channel_id, guild_id=None, text=text)
+            return await self._post(job, file, target)
         except PostError as second:
             if second.trouble is Trouble.TRANSIENT:
                 raise
@@ -178,8 +236,12 @@ class Delivery:
         return file.relative_to(self._jobs_dir.parent).as_posix()
 
 
+def _size_bytes(file: Path) -> int:
+    return file.stat().st_size
+
+
 def _size_mib(file: Path) -> float:
-    return file.stat().st_size / MIB
+    return _size_bytes(file) / MIB
 
 
 def _ended(job: Job) -> datetime:

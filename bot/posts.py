@@ -28,6 +28,9 @@ REQUEST_TIMEOUT_S = 60.0
 UPLOAD_TIMEOUT_S = 300.0
 HISTORY_SEARCHED = 1000
 PICTURE_LIMIT_BYTES = 8 << 20
+SPOILER_PREFIX = "SPOILER_"
+BOOST_TIER = 2
+"""The first tier with a larger upload limit."""
 
 NOBODY = discord.AllowedMentions.none()
 
@@ -85,10 +88,22 @@ class Posts(Protocol):
         *,
         nonce: str,
         file: Path | None = None,
+        spoiler: bool = False,
         reply_to: int | None = None,
         ping: int | None = None,
     ) -> int:
-        """Post a text; returns the message's id. Only the user `ping` is notified, if any."""
+        """Post a text; returns the message's id. Only the user `ping` is notified, if any.
+
+        With `spoiler` the file is hidden until somebody clicks it.
+        """
+        ...
+
+    async def delete(self, channel_id: int, message_id: int) -> None:
+        """Delete one of the bot's own messages; that it is gone already is no error."""
+        ...
+
+    def upload_limit_bytes(self, guild_id: int | None) -> int | None:
+        """What this server's boosts allow a file to have; None where they allow nothing more."""
         ...
 
     async def find(self, channel_id: int, marker: str, since: datetime) -> int | None:
@@ -147,6 +162,7 @@ class DiscordPosts:
         *,
         nonce: str,
         file: Path | None = None,
+        spoiler: bool = False,
         reply_to: int | None = None,
         ping: int | None = None,
     ) -> int:
@@ -163,7 +179,7 @@ class DiscordPosts:
                 message_id=reply_to, channel_id=channel_id, fail_if_not_exists=False
             )
         if file is not None:
-            fields["file"] = await asyncio.to_thread(discord.File, file, file.name)
+            fields["file"] = await asyncio.to_thread(discord.File, file, file.name, spoiler=spoiler)
         async with _judged(UPLOAD_TIMEOUT_S if file else REQUEST_TIMEOUT_S):
             message = await channel.send(text, nonce=nonce, **fields)
         return message.id
@@ -179,6 +195,22 @@ class DiscordPosts:
                 if me is not None and message.author.id == me.id and _bears(message, marker):
                     return message.id
         return None
+
+    async def delete(self, channel_id: int, message_id: int) -> None:
+        """See Posts."""
+        channel = self._client.get_partial_messageable(channel_id)
+        try:
+            async with _judged(REQUEST_TIMEOUT_S):
+                await channel.get_partial_message(message_id).delete()
+        except PostError as error:
+            if error.trouble not in (Trouble.MESSAGE_GONE, Trouble.CHANNEL_GONE):
+                raise
+
+    def upload_limit_bytes(self, guild_id: int | None) -> int | None:
+        """See Posts."""
+        guild = self._client.get_guild(guild_id) if guild_id is not None else None
+        boosted = guild is not None and guild.premium_tier >= BOOST_TIER
+        return guild.filesize_limit if guild is not None and boosted else None
 
     async def open_dm(self, user_id: int) -> int:
         """See Posts."""
@@ -198,7 +230,8 @@ def _picture(path: Path) -> discord.File | None:
 
 
 def _bears(message: discord.Message, marker: str) -> bool:
-    return any(attachment.filename == marker for attachment in message.attachments) or any(
+    names = (marker, SPOILER_PREFIX + marker)
+    return any(attachment.filename in names for attachment in message.attachments) or any(
         embed.footer.text == marker for embed in message.embeds
     )
 

@@ -112,6 +112,8 @@ class Text(StrEnum):
 
     # the status message
     CARD_QUEUED = "Waiting in the queue"
+    CARD_NEXT_TURN = "Waiting for its next turn"
+    CARD_MADE = "{percent} % is made; others have a turn now"
     CARD_RUNNING = "Making the video"
     CARD_STOPPING = "Stopping"
     CARD_UPLOADING = "Finished; the video is on its way"
@@ -135,8 +137,15 @@ class Text(StrEnum):
     CANCEL_BUTTON = "Cancel"
 
     # the result
-    DELIVERED = "<@{user}> your video is ready."
-    DELIVERED_DM = "Your video is ready. I could not post it in <#{channel}>."
+    DELIVERED = "<@{user}> your video is ready.\n{settings}"
+    DELIVERED_DM = "Your video is ready. I could not post it in <#{channel}>.\n{settings}"
+    SMALL_PRINT = "-# {seconds:g} s · {variant} · {steps} steps{quality} · seed {seed} · `{job_id}`"
+    DRAFT_MARK = " · draft"
+    MADE_SMALLER = (
+        "-# Made smaller to fit here: {was:.1f} MiB became {size:.1f} MiB. The original is kept."
+    )
+    REFUSED_SIZES = "Discord refuses {count} sizes of it"
+    NO_SMALLER = "it can not be made small enough"
     TOO_LARGE = (
         "<@{user}> your video is ready, but with {size:.1f} MiB it is too large for Discord here. "
         "Whoever runs me finds it in my data folder as `{path}`."

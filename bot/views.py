@@ -17,7 +17,7 @@ import discord
 import msgspec
 
 from bot.texts import FAILURES, STAGES, STATES, Text, say
-from generator.protocol import ErrorKind, Progress
+from generator.protocol import ErrorKind, Progress, StepCacheKind
 from storage.jobs import Delivery, Job, JobState
 
 BAR_CELLS = 20
@@ -104,6 +104,25 @@ def to_view(card: Card) -> discord.ui.View | None:
     return view
 
 
+def small_print(job: Job) -> str:
+    """The settings that a result was made with, on one line."""
+    request = job.request
+    return say(
+        Text.SMALL_PRINT,
+        seconds=request.seconds,
+        variant=request.variant,
+        steps=request.steps,
+        quality=say(Text.DRAFT_MARK) if is_draft(job) else "",
+        seed=request.seed,
+        job_id=job.id,
+    )
+
+
+def is_draft(job: Job) -> bool:
+    """Whether steps were skipped for speed."""
+    return job.request.step_cache is not StepCacheKind.NONE
+
+
 def queue_embed(
     running: Sequence[tuple[Job, Progress | None]],
     waiting: Sequence[tuple[Job, Place]],
@@ -175,7 +194,7 @@ def _headline(job: Job) -> tuple[str, int]:
     blurple, green, red, grey = 0x5865F2, 0x2E9E5B, 0xD83C3E, 0x80848E
     match job.state:
         case JobState.QUEUED:
-            return say(Text.CARD_QUEUED), grey
+            return say(Text.CARD_NEXT_TURN if job.turns else Text.CARD_QUEUED), grey
         case JobState.RUNNING:
             stopping = job.cancel_requested
             return say(Text.CARD_STOPPING if stopping else Text.CARD_RUNNING), blurple
@@ -195,7 +214,8 @@ def _state_lines(
     match job.state:
         case JobState.QUEUED:
             again = [say(Text.CARD_AGAIN, attempt=job.attempts + 1)] if job.attempts else []
-            return again + (_place_lines(place) if place else [])
+            made = [say(Text.CARD_MADE, percent=int(100 * job.furthest))] if job.turns else []
+            return again + made + (_place_lines(place) if place else [])
         case JobState.RUNNING:
             return _progress_lines(job, now, progress)
         case JobState.FAILED:

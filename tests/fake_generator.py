@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import os
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -60,6 +61,7 @@ BEHAVIOURS = (
     "no_video",  # Finished, but there is no file
     "other_job",  # speaks of a job nobody asked for
     "dies_idle",  # ends after each job
+    "real_video",  # the file that FAKE_VIDEO names
 )
 
 MP4 = b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + bytes(2000)
@@ -122,6 +124,7 @@ def keep_steps(folder: Path, step: int, chain: str) -> None:
 class Fake:
     def __init__(self, behaviours: set[str], steps: int, step_s: float) -> None:
         self.behaviours, self.steps, self.step_s = behaviours, steps, step_s
+        self.section_steps = steps
         self.jobs: queue.Queue[Generate | None] = queue.Queue()
         self.cancelled: set[str] = set()
         self.suspended: set[str] = set()
@@ -164,10 +167,10 @@ class Fake:
                 Progress(
                     job_id=order.job_id,
                     stage=Stage.SAMPLING,
-                    section=1,
-                    sections=1,
-                    step=step,
-                    steps=self.steps,
+                    section=1 + (step - 1) // self.section_steps,
+                    sections=-(-self.steps // self.section_steps),
+                    step=1 + (step - 1) % self.section_steps,
+                    steps=self.section_steps,
                     fraction=step / self.steps,
                     elapsed_s=time.monotonic() - began,
                     remaining_s=(self.steps - step) * self.step_s,
@@ -196,6 +199,8 @@ class Fake:
         video = f"framepack-{job_id}.mp4"
         if "no_video" not in self.behaviours:
             (folder / video).write_bytes(MP4 + bytes.fromhex(chain))
+        if "real_video" in self.behaviours:
+            shutil.copyfile(os.environ["FAKE_VIDEO"], folder / video)
         (folder / KEPT).unlink(missing_ok=True)
         say(
             Finished(
@@ -238,6 +243,7 @@ def main() -> None:
     parser.add_argument("behaviours", nargs="*", help=", ".join(BEHAVIOURS))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--step-s", type=float, default=0.01)
+    parser.add_argument("--section-steps", type=int, help="steps a section; otherwise all")
     arguments = parser.parse_args()
     behaviours = set(arguments.behaviours)
     assert behaviours <= set(BEHAVIOURS), behaviours
@@ -254,7 +260,9 @@ def main() -> None:
     if "garbage_start" in behaviours:
         say_bytes(b"Loading checkpoint shards: 100%\n")
     say(ready(99 if "wrong_version" in behaviours else PROTOCOL_VERSION))
-    Fake(behaviours, arguments.steps, arguments.step_s).serve()
+    fake = Fake(behaviours, arguments.steps, arguments.step_s)
+    fake.section_steps = arguments.section_steps or arguments.steps
+    fake.serve()
 
 
 if __name__ == "__main__":

@@ -18,10 +18,16 @@ class Posted(msgspec.Struct, kw_only=True):
     message_id: int
     text: str = ""
     file: str | None = None
+    size_bytes: int = 0
+    spoiler: bool = False
     reply_to: int | None = None
     ping: int | None = None
     nonce: str = ""
     cards: list[tuple[float, Card]] = msgspec.field(default_factory=list)
+
+
+def size_bytes(file: Path | None) -> int:
+    return file.stat().st_size if file and file.is_file() else 0
 
 
 class FakePosts:
@@ -38,6 +44,7 @@ class FakePosts:
         self.requests: list[tuple[str, int]] = []
         self.closed_channels: dict[int, Trouble] = {}
         self.in_flight: set[int] = set()
+        self.boosted: dict[int, int] = {}
 
     @property
     def cards(self) -> list[tuple[float, Card]]:
@@ -91,6 +98,7 @@ class FakePosts:
         *,
         nonce: str,
         file: Path | None = None,
+        spoiler: bool = False,
         reply_to: int | None = None,
         ping: int | None = None,
     ) -> int:
@@ -100,6 +108,8 @@ class FakePosts:
             channel_id=channel_id,
             text=text,
             file=file.name if file else None,
+            size_bytes=size_bytes(file),
+            spoiler=spoiler,
             reply_to=reply_to if reply_to in self.messages else None,
             ping=ping,
             nonce=nonce,
@@ -112,6 +122,13 @@ class FakePosts:
             if message.channel_id == channel_id and marker in [message.file, *footers]:
                 return message.message_id
         return None
+
+    async def delete(self, channel_id: int, message_id: int) -> None:
+        await self._request("delete", channel_id)
+        self.messages.pop(message_id, None)
+
+    def upload_limit_bytes(self, guild_id: int | None) -> int | None:
+        return self.boosted.get(guild_id or 0)
 
     async def open_dm(self, user_id: int) -> int:
         await self._request("open_dm", user_id)

@@ -18,6 +18,12 @@ from storage.jobs import Delivery as Stand
 from storage.jobs import Job, JobStore, NewJob
 
 JOB = "abcdefgh23"
+FLOOR_BYTES = 100_000
+
+
+def write(file: Path, size_bytes: int) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(bytes(size_bytes))
 
 
 @contextlib.asynccontextmanager
@@ -37,7 +43,14 @@ async def store_with_finished_job(folder: Path) -> AsyncIterator[JobStore]:
 async def deliver(store: JobStore, posts: FakePosts, folder: Path, seconds: float = 0) -> Job:
     """Run a delivery until nothing is pending, or for so long."""
     publisher = Publisher(posts, store, folder / "jobs", clock=now)
-    delivery = Delivery(posts, store, publisher, folder / "jobs")
+
+    async def fit(source: Path, destination: Path, limit_bytes: int) -> bool:
+        if limit_bytes < FLOOR_BYTES:
+            return False
+        await asyncio.to_thread(write, destination, limit_bytes)
+        return True
+
+    delivery = Delivery(posts, store, publisher, folder / "jobs", fit=fit)
     end = now_s() + seconds if seconds else float("inf")
     async with asyncio.TaskGroup() as group:
         loop = group.create_task(delivery.run())
@@ -159,13 +172,50 @@ async def test_nowhere_to_go_keeps_the_file_and_says_so(
 async def test_too_large_is_said_in_the_channel(
     store: JobStore, posts: FakePosts, folder: Path
 ) -> None:
-    posts.faults.append(Trouble.TOO_LARGE)
+    posts.faults.extend([Trouble.TOO_LARGE] * 3)
     job = await deliver(store, posts, folder)
     assert job.delivery is Stand.UNDELIVERABLE
     [message] = posts.messages.values()
     assert "with 3.0 MiB it is too large for Discord here" in message.text
     assert f"`jobs/{JOB}/framepack-{JOB}.mp4`" in message.text
     assert str(folder) not in message.text + (job.error or "")
+
+
+@scene
+async def test_a_video_over_the_limit_is_made_to_fit(
+    store: JobStore, posts: FakePosts, folder: Path
+) -> None:
+    posts.boosted[5] = 2 << 20
+    job = await deliver(store, posts, folder)
+    [message] = posts.files
+    assert message.size_bytes == int((2 << 20) * 0.97)
+    assert message.file == f"framepack-{JOB}.mp4"
+    assert "3.0 MiB became 1.9 MiB" in message.text
+    assert job.delivery is Stand.DELIVERED
+    assert (folder / "jobs" / JOB / f"framepack-{JOB}.mp4").stat().st_size == 3 << 20
+
+
+@scene
+async def test_a_refused_size_becomes_one_step_smaller(
+    store: JobStore, posts: FakePosts, folder: Path
+) -> None:
+    posts.faults.append(Trouble.TOO_LARGE)
+    await deliver(store, posts, folder)
+    [message] = posts.files
+    assert message.size_bytes == int(int((3 << 20) * 0.7) * 0.97)
+    assert "seed 1" in message.text
+    assert "became" in message.text
+
+
+@scene
+async def test_what_can_not_be_made_small_enough_is_kept_and_said(
+    store: JobStore, posts: FakePosts, folder: Path
+) -> None:
+    posts.boosted[5] = FLOOR_BYTES // 2
+    job = await deliver(store, posts, folder)
+    assert job.delivery is Stand.UNDELIVERABLE
+    [message] = posts.messages.values()
+    assert f"`jobs/{JOB}/framepack-{JOB}.mp4`" in message.text
 
 
 @scene

@@ -14,6 +14,7 @@ import pytest
 import yarl
 from live import COMMANDS, PICTURE, Live, fake_command, png, with_limits
 from PIL import Image
+from test_fitting import noisy_video
 
 from bot import publisher
 from bot.app import StartError, run_bot
@@ -73,6 +74,44 @@ async def test_every_picture_and_option_reaches_the_generator(live: Live) -> Non
     for name in ("input.png", "end.png", "reference-1.png"):
         with Image.open(folder / name) as picture:
             assert picture.size == (64, 48)
+
+
+async def test_a_video_over_the_channels_limit_is_made_to_fit(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = await asyncio.to_thread(noisy_video, live.folder / "noise.mp4")
+    monkeypatch.setenv("FAKE_VIDEO", str(source))
+    limit_bytes = int(0.5 * 2**20)
+    async with live.running("real_video", config=with_limits(live.config, upload_limit_mib=0.5)):
+        await live.animate(spoiler=True)
+        video = await live.video()
+        await live.status_says("Finished")
+    [job] = live.jobs()
+    [file] = video.attachments
+    assert file.filename == f"SPOILER_framepack-{job.id}.mp4"
+    assert 0.4 * limit_bytes < len(live.playground.file(file)) <= limit_bytes
+    assert "Made smaller to fit here" in video.content
+    assert f"seed {job.request.seed} · `{job.id}`" in video.content
+    original = live.folder / "jobs" / job.id / f"framepack-{job.id}.mp4"
+    assert original.read_bytes() == source.read_bytes()
+
+
+async def test_a_boosted_server_takes_the_original_and_413_makes_it_smaller(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = await asyncio.to_thread(noisy_video, live.folder / "noise.mp4")
+    monkeypatch.setenv("FAKE_VIDEO", str(source))
+    live.playground.set_boost_tier(2)
+    async with live.running("real_video", config=with_limits(live.config, upload_limit_mib=0.5)):
+        await live.animate()
+        video = await live.video()
+        assert live.playground.file(video.attachments[0]) == source.read_bytes()
+        await live.animate(channel=live.playground.lounge)
+        await live.until(lambda: live.status(live.playground.lounge))
+        live.playground.faults.too_large("POST /channels/*/messages")
+        smaller = await live.video(live.playground.lounge)
+    size_bytes = len(live.playground.file(smaller.attachments[0]))
+    assert 0.5 < size_bytes / source.stat().st_size <= 0.7
 
 
 async def test_the_status_message_shows_progress_and_a_preview(live: Live) -> None:
