@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from bot.turns import TurnsConfig
 from generator.protocol import JobRequest, Resampling, StepCacheKind, Variant, limits
 
 DEFAULT_FILE = Path("config.toml")
@@ -121,6 +122,7 @@ class Config(Struct, frozen=True, kw_only=True):
     generator: GeneratorConfig = GeneratorConfig()
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
+    turns: TurnsConfig = TurnsConfig()
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:

@@ -1,10 +1,12 @@
 """The one loop that gives jobs to the generator: claim, run, record, tell.
 
 Decides: which job runs when, what each end of it means for its row, what is tried again. Refuses to
-know: how messages look or travel, how the child lives. Events are recorded first and told second.
+know: how messages look or travel, how the child lives, how long a turn is. Events are recorded
+first and told second.
 
-A child that dies under a job has told nothing about whose fault it was, so the job goes back to its
-place in the queue, up to `MAX_ATTEMPTS` times; then it fails with a sentence.
+A job whose turn is over while others have more right goes back to the queue and on from its last
+step later. A child that dies under a job has told nothing about whose fault it was, so the job goes
+back as well; it fails with a sentence after `MAX_ATTEMPTS` times in which it got no further.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from bot.backend import Backend, BackendError, Lost
 from bot.delivery import Delivery
 from bot.publisher import Publisher
 from bot.texts import Text, say
+from bot.turns import Turn, TurnsConfig, remaining_s, starting_order
 from bot.views import Place
 from generator.protocol import (
     Cancelled,
@@ -29,13 +32,18 @@ from generator.protocol import (
     Finished,
     Generate,
     Progress,
+    Suspended,
 )
 from storage.jobs import Job, JobState, JobStore, StorageError, UnknownJob, WrongState
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 5
 PAUSE_AFTER_TROUBLE_S = 2.0
+CHARGE_EVERY_S = 60.0
+"""How much GPU time may go unwritten when the bot is killed."""
+PLACES_TOLD = 200
+"""Who waits further back than this is not told each change of place."""
 
 
 class Dispatcher:
@@ -52,6 +60,7 @@ class Dispatcher:
         delivery: Delivery,
         jobs_dir: Path,
         *,
+        turns: TurnsConfig = TurnsConfig(),  # noqa: B008  # frozen
         pause_s: float = PAUSE_AFTER_TROUBLE_S,
     ) -> None:
         self._store = store
@@ -59,6 +68,7 @@ class Dispatcher:
         self._publisher = publisher
         self._delivery = delivery
         self._jobs_dir = jobs_dir
+        self._turns = turns
         self._pause_s = pause_s
         self._wake = asyncio.Event()
         self._cancelling: set[str] = set()
@@ -74,6 +84,7 @@ class Dispatcher:
             self._wake.clear()
             job = None
             try:
+                await self._store.forget_served(self._turns.share_window)
                 job = await self._store.claim_next()
                 if job is not None:
                     await self._run(job)
@@ -100,17 +111,20 @@ class Dispatcher:
         speed = await self._store.speed()
         running, waiting = await self._store.running(), await self._store.waiting()
         ahead_s = sum(self._remaining_s(job, speed) for job in running)
+        if waiting:
+            ahead_s = min(ahead_s, max(60 * self._turns.minutes, 1.0))
+        order = starting_order(waiting, speed, self._turns)
         places = []
-        for position, job in enumerate(waiting, start=1):
+        for position, (job, work_s) in enumerate(order, start=1):
             wait_s = None if speed is None else ahead_s
             places.append((job, Place(position=position, wait_s=wait_s)))
-            ahead_s += job.request.seconds * (speed or 0.0)
+            ahead_s += work_s
         return places
 
     async def tell_queue(self) -> None:
         """Show every waiting job its place."""
         try:
-            for job, place in await self.places():
+            for job, place in (await self.places())[:PLACES_TOLD]:
                 self._publisher.show(job, place=place)
         except StorageError as error:
             log.error("the queue can not be told: %s", error)
@@ -121,20 +135,23 @@ class Dispatcher:
         await self.tell_queue()
         folder = (self._jobs_dir / job.id).resolve()
         order = Generate(job_id=job.id, folder=str(folder), request=job.request)
+        turn = Turn(job, self._turns, asyncio.get_running_loop().time())
         try:
             if job.id in self._cancelling:
-                return await self._record(job, Cancelled(job_id=job.id))
+                return await self._record(turn, Cancelled(job_id=job.id))
             async with aclosing(self._backend.run(order)) as events:
                 async for event in events:
                     if job.id in self._cancelling:
                         await self._backend.cancel(job.id)
                     if isinstance(event, Progress):
+                        turn.note(event)
                         self._note_progress(job, event)
+                        await self._end_turn_if_due(turn)
                     else:
-                        await self._record(job, event)
+                        await self._record(turn, event)
         except BackendError as error:
             log.error("job %s: the generator can not be started: %s", job.id, error)
-            await self._record(job, _without_generator(job, error))
+            await self._record(turn, _without_generator(job, error))
         finally:
             self.progress.pop(job.id, None)
             self._cancelling.discard(job.id)
@@ -149,18 +166,39 @@ class Dispatcher:
             msgspec.structs.replace(job, cancel_requested=stopping), progress=progress
         )
 
-    async def _record(self, job: Job, event: Event | Lost) -> None:
-        """Write down how the job ended, then tell; a full disk only delays that."""
+    async def _end_turn_if_due(self, turn: Turn) -> None:
+        """Have the job stopped if its turn is over and somebody has more right to the next."""
+        now_s = asyncio.get_running_loop().time()
+        try:
+            if turn.uncharged_s(now_s) >= CHARGE_EVERY_S:
+                await self._charge(turn)
+            if turn.is_over(now_s):
+                other = await self._store.next_in_line()
+                if turn.should_pass_to(other, now_s):
+                    await self._backend.suspend(turn.job.id)
+        except StorageError as error:
+            log.error("job %s: its turn can not be judged: %s", turn.job.id, error)
+
+    async def _charge(self, turn: Turn) -> None:
+        now_s = asyncio.get_running_loop().time()
+        await self._store.charge(turn.job.id, turn.uncharged_s(now_s))
+        turn.charged(now_s)
+
+    async def _record(self, turn: Turn, event: Event | Lost) -> None:
+        """Write down how the turn ended, then tell; a full disk only delays that."""
+        job = turn.job
         while True:
             try:
-                return await self._record_once(job, event)
+                await self._charge(turn)
+                return await self._record_once(turn, event)
             except (WrongState, UnknownJob) as error:
                 return log.warning("job %s ended otherwise: %s", job.id, error)
             except StorageError as error:
                 log.error("the end of job %s can not be written yet: %s", job.id, error)
             await asyncio.sleep(self._pause_s)
 
-    async def _record_once(self, job: Job, event: Event | Lost) -> None:
+    async def _record_once(self, turn: Turn, event: Event | Lost) -> None:
+        job = turn.job
         if job.id in self._cancelling or isinstance(event, Cancelled):
             return self._publisher.show(await self._store.cancelled(job.id))
         match event:
@@ -172,16 +210,20 @@ class Dispatcher:
                     await self._fail(job, ErrorKind.INTERNAL, say(Text.NO_VIDEO))
             case Failed(kind=kind, message=message):
                 await self._fail(job, kind, message)
+            case Suspended():
+                changed = await self._store.suspended(job.id, turn.furthest)
+                log.info("job %s waits for its next turn; %.0f %%", job.id, 100 * turn.furthest)
+                self._publisher.show(changed)
             case Lost():
-                await self._try_again(job)
+                await self._try_again(turn)
 
-    async def _try_again(self, job: Job) -> None:
-        if job.attempts >= MAX_ATTEMPTS:
-            message = say(Text.LOST, attempts=job.attempts)
-            return await self._fail(job, ErrorKind.INTERNAL, message)
-        for changed in await self._store.requeue_running():
-            log.warning("job %s goes back to the queue", changed.id)
-            self._publisher.show(changed)
+    async def _try_again(self, turn: Turn) -> None:
+        changed = await self._store.lost(turn.job.id, turn.furthest)
+        log.warning("job %s goes back to the queue", changed.id)
+        if changed.state is JobState.QUEUED and changed.attempts >= MAX_ATTEMPTS:
+            message = say(Text.LOST, attempts=changed.attempts)
+            return await self._fail(changed, ErrorKind.INTERNAL, message)
+        self._publisher.show(changed)
 
     async def _fail(self, job: Job, kind: ErrorKind, message: str) -> None:
         log.warning("job %s failed (%s): %s", job.id, kind, message)
@@ -191,14 +233,15 @@ class Dispatcher:
         """After an error nobody foresaw: no job stays 'running', and the loop goes on."""
         await asyncio.sleep(self._pause_s)
         if job is not None:
-            await self._record(job, Lost(job_id=job.id, message="the dispatcher stumbled"))
+            turn = Turn(job, self._turns, asyncio.get_running_loop().time())
+            await self._record(turn, Lost(job_id=job.id, message="the dispatcher stumbled"))
         self.wake()
 
     def _remaining_s(self, job: Job, speed: float | None) -> float:
         progress = self.progress.get(job.id)
         if progress is not None and progress.remaining_s is not None:
             return progress.remaining_s
-        return job.request.seconds * (speed or 0.0)
+        return remaining_s(job, speed or 0.0)
 
 
 def _without_generator(job: Job, error: BackendError) -> Failed | Lost:

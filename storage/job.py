@@ -50,6 +50,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     request: JobRequest
     input_note: str = ""
     spoiler: bool = False
+    weight: float = 1.0
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +58,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `attempts` counts how often the generator was given the job, `delivery_attempts` how often a
     post was begun. `video` is a file name in the job's folder. `error` is a sentence for the asker;
-    of an undeliverable video it is the reason. A larger `priority`, which admins give, goes first.
+    of an undeliverable video it is the reason. A larger `priority`, which admins give, goes first,
+    then the user of the smaller `share_ms` (GPU time served lately, divided by `weight`). `turns`
+    and `worked_ms` count what is over; `furthest`, of 0 to 1, is how far the job is known to be.
     """
 
     id: str
@@ -83,6 +86,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     delivery_attempts: int
     spoiler: bool = False
     priority: int = 0
+    weight: float = 1.0
+    share_ms: int = 0
+    turns: int = 0
+    worked_ms: int = 0
+    furthest: float = 0.0
 
 
 def new_job_id() -> str:

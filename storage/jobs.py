@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +20,8 @@ import msgspec
 
 from generator.protocol import ErrorKind
 from storage.job import Delivery, Job, JobState, NewJob, job_from_row, new_job_id
-from storage.schema import (
-    StorageError,
-    checked_version,
-    migrations,
-    open_database,
-    translated_errors,
-)
+from storage.reading import read_jobs
+from storage.schema import StorageError, open_database, translated_errors
 
 __all__ = [
     "Delivery",
@@ -46,6 +40,19 @@ __all__ = [
 
 SPEED_SAMPLE = 10
 """How many finished jobs the measured speed is taken from."""
+PROGRESS = 0.01
+"""What part of its work a job must get further by, for its attempts to be counted anew."""
+
+_ORDER = "priority DESC, share_ms, number"
+_NEXT = (
+    "SELECT number FROM jobs WHERE state = 'queued'"
+    " AND NOT EXISTS (SELECT 1 FROM switches WHERE name = 'paused')"
+    f" ORDER BY {_ORDER} LIMIT 1"
+)
+_BACK_TO_QUEUE = (
+    "ended_ms = CASE cancel_requested WHEN 1 THEN :now END,"
+    " state = CASE cancel_requested WHEN 1 THEN 'cancelled' ELSE 'queued' END"
+)
 
 
 class DuplicateJob(StorageError):
@@ -115,7 +122,8 @@ class JobStore:
             "created_ms": self._now_ms(),
         }
         jobs = await self._rows(
-            f"INSERT INTO jobs ({', '.join(values)}) VALUES (:{', :'.join(values)})"
+            f"INSERT INTO jobs ({', '.join(values)}, share_ms) VALUES (:{', :'.join(values)},"
+            " (SELECT total(weighted_ms) FROM served WHERE user_id = :user_id))"
             " ON CONFLICT (interaction_id, ordinal) DO NOTHING RETURNING *",
             **values,
         )
@@ -150,24 +158,66 @@ class JobStore:
     async def claim_next(self) -> Job | None:
         """The next queued job, running from now on; None when nothing waits or jobs are paused."""
         jobs = await self._rows(
-            "UPDATE jobs SET state = 'running', started_ms = :now, attempts = attempts + 1"
-            " WHERE id = (SELECT id FROM jobs WHERE state = 'queued'"
-            " AND NOT EXISTS (SELECT 1 FROM switches WHERE name = 'paused')"
-            " ORDER BY priority DESC, number LIMIT 1)"
-            " AND state = 'queued' RETURNING *",
+            "UPDATE jobs SET state = 'running', started_ms = ifnull(started_ms, :now),"
+            f" attempts = attempts + 1 WHERE number = ({_NEXT}) AND state = 'queued' RETURNING *",
             now=self._now_ms(),
         )
         return jobs[0] if jobs else None
 
+    async def next_in_line(self) -> Job | None:
+        """What `claim_next` would return now, still queued."""
+        jobs = await self._rows(f"SELECT * FROM jobs WHERE number = ({_NEXT})")
+        return jobs[0] if jobs else None
+
+    async def charge(self, job_id: str, worked_s: float) -> None:
+        """Write down that the GPU worked so long for this job, and for its user."""
+        await self._execute(
+            "INSERT INTO served (job_id, user_id, at_ms, ms, weighted_ms)"
+            " SELECT id, user_id, :now, :ms, round(:ms / weight) FROM jobs WHERE id = :id",
+            {"id": job_id, "ms": round(worked_s * 1000), "now": self._now_ms()},
+        )
+
+    async def forget_served(self, window: timedelta) -> None:
+        """What was served before this time counts no more, nor what a wrong clock put ahead."""
+        now_ms, window_ms = self._now_ms(), round(window.total_seconds() * 1000)
+        await self._execute(
+            "DELETE FROM served WHERE at_ms < :begin OR at_ms > :end",
+            {"begin": now_ms - window_ms, "end": now_ms + window_ms},
+        )
+
+    async def suspended(self, job_id: str, furthest: float) -> Job:
+        """running → queued: its turn is over. What had been asked to stop is cancelled instead."""
+        return await self._change(
+            job_id,
+            "suspended",
+            f"{_BACK_TO_QUEUE}, turns = turns + 1, attempts = 0,"
+            " furthest = max(furthest, :furthest)",
+            "state = 'running'",
+            furthest=furthest,
+            now=self._now_ms(),
+        )
+
+    async def lost(self, job_id: str, furthest: float) -> Job:
+        """running → queued: the generator broke. Who got further has all attempts again."""
+        return await self._change(
+            job_id,
+            "tried again",
+            f"{_BACK_TO_QUEUE},"
+            f" attempts = CASE WHEN :furthest >= furthest + {PROGRESS} THEN 0 ELSE attempts END,"
+            " furthest = max(furthest, :furthest)",
+            "state = 'running'",
+            furthest=furthest,
+            now=self._now_ms(),
+        )
+
     async def requeue_running(self) -> list[Job]:
         """At start: what was running when the bot ended goes back to its place in the queue.
 
-        What had been asked to stop is cancelled instead. Returns every job that changed.
+        What had been asked to stop is cancelled instead. That the bot ended says nothing about the
+        job, so it is no attempt. Returns every job that changed.
         """
         return await self._rows(
-            "UPDATE jobs SET started_ms = CASE cancel_requested WHEN 1 THEN started_ms END,"
-            " ended_ms = CASE cancel_requested WHEN 1 THEN :now END,"
-            " state = CASE cancel_requested WHEN 1 THEN 'cancelled' ELSE 'queued' END"
+            f"UPDATE jobs SET {_BACK_TO_QUEUE}, attempts = max(0, attempts - 1)"
             " WHERE state = 'running' RETURNING *",
             now=self._now_ms(),
         )
@@ -250,9 +300,7 @@ class JobStore:
 
     async def waiting(self) -> list[Job]:
         """The queue, next job first."""
-        return await self._rows(
-            "SELECT * FROM jobs WHERE state = 'queued' ORDER BY priority DESC, number"
-        )
+        return await self._rows(f"SELECT * FROM jobs WHERE state = 'queued' ORDER BY {_ORDER}")
 
     async def running(self) -> list[Job]:
         """What the generator works on, oldest first."""
@@ -279,18 +327,15 @@ class JobStore:
         return {row["id"] for row in await self._execute("SELECT id FROM jobs", {})}
 
     async def speed(self) -> float | None:
-        """Seconds of work per second of video, over the last finished jobs; None before the first.
-
-        Jobs that were interrupted are left out: their time says nothing.
-        """
+        """GPU seconds per second of video, over the last finished jobs; None before the first."""
         jobs = await self._rows(
-            "SELECT * FROM jobs WHERE state = 'finished' AND attempts = 1 AND ended_ms > started_ms"
+            "SELECT * FROM jobs WHERE state = 'finished' AND worked_ms > 0"
             " ORDER BY number DESC LIMIT :n",
             n=SPEED_SAMPLE,
         )
-        work = sum((_work_time(job) for job in jobs), timedelta())
+        work_s = sum(job.worked_ms for job in jobs) / 1000
         seconds = sum(job.request.seconds for job in jobs)
-        return work.total_seconds() / seconds if seconds else None
+        return work_s / seconds if seconds else None
 
     # The one way to the file
 
@@ -323,31 +368,3 @@ class JobStore:
 
     def _now_ms(self) -> int:
         return round(self._clock().timestamp() * 1000)
-
-
-def read_jobs(path: Path) -> list[Job]:
-    """Every job, oldest first, read without writing, also while a bot runs on the file.
-
-    Raises StorageError where there is no database, or none of this version.
-    """
-    if not path.is_file():
-        raise StorageError(f"there is no database at {path}; the bot makes it when it first runs")
-    newest = len(migrations())
-    with (
-        translated_errors(path),
-        closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database,
-    ):
-        version = checked_version(database, path, newest)
-        if version < newest:
-            raise StorageError(
-                f"{path} is of an older framepack-bot (schema {version}, this one reads {newest}); "
-                "start the bot once, it brings the file up to date"
-            )
-        database.row_factory = sqlite3.Row
-        return [job_from_row(row) for row in database.execute("SELECT * FROM jobs ORDER BY number")]
-
-
-def _work_time(job: Job) -> timedelta:
-    if job.started_at is None or job.ended_at is None:
-        return timedelta()
-    return job.ended_at - job.started_at

@@ -10,12 +10,14 @@ from typing import Any
 
 import psutil
 import pytest
+from fake_generator import video_bytes
 from fake_posts import FakePosts
 
 from bot.backend import LocalBackend
 from bot.delivery import Delivery
-from bot.dispatcher import Dispatcher
+from bot.dispatcher import MAX_ATTEMPTS, Dispatcher
 from bot.publisher import Publisher
+from bot.turns import TurnsConfig
 from generator.protocol import ErrorKind, job_request
 from storage.jobs import (
     Job,
@@ -28,27 +30,36 @@ from storage.jobs import (
     utc_now,
 )
 
+LONG_TURNS = TurnsConfig()
 FAKE = Path(__file__).resolve().parent.parent / "fake_generator.py"
 
 
 class Scene:
-    def __init__(self, store: JobStore, backend: LocalBackend, folder: Path) -> None:
+    def __init__(
+        self, store: JobStore, backend: LocalBackend, folder: Path, turns: TurnsConfig
+    ) -> None:
         self.store, self.backend, self.jobs_dir = store, backend, folder / "jobs"
         self.posts = FakePosts(utc_now)
         self.publisher = Publisher(self.posts, store, self.jobs_dir)
         self.delivery = Delivery(self.posts, store, self.publisher, self.jobs_dir)
         self.dispatcher = Dispatcher(
-            store, backend, self.publisher, self.delivery, self.jobs_dir, pause_s=0.05
+            store,
+            backend,
+            self.publisher,
+            self.delivery,
+            self.jobs_dir,
+            turns=turns,
+            pause_s=0.05,
         )
         self._interactions = iter(range(1, 10_000))
 
-    async def ask(self, seconds: float = 5.0) -> Job:
+    async def ask(self, seconds: float = 5.0, user_id: int = 7) -> Job:
         new = NewJob(
             id=new_job_id(),
             interaction_id=next(self._interactions),
             guild_id=5,
             channel_id=1,
-            user_id=7,
+            user_id=user_id,
             request=job_request(prompt="a cat", seed=1, seconds=seconds),
         )
         (self.jobs_dir / new.id).mkdir(parents=True)
@@ -76,13 +87,15 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def scene(folder: Path, *words: str, **options: float) -> AsyncIterator[Scene]:
+async def scene(
+    folder: Path, *words: str, turns: TurnsConfig = LONG_TURNS, **options: float
+) -> AsyncIterator[Scene]:
     command = [sys.executable, str(FAKE), *words]
     async with (
         await JobStore.open(folder / "bot.sqlite3") as store,
         LocalBackend(command, start_timeout_s=10, **options) as backend,
     ):
-        scene = Scene(store, backend, folder)
+        scene = Scene(store, backend, folder, turns)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(part.run())
@@ -112,26 +125,27 @@ async def test_a_child_that_dies_once_costs_an_attempt_not_the_job(tmp_path: Pat
     async with scene(tmp_path, "dies_once") as found:
         job = await found.ends(await found.ask())
     assert job.state is JobState.FINISHED
-    assert job.attempts == 2
+    assert (found.jobs_dir / job.id / str(job.video)).read_bytes() == video_bytes(4)
 
 
-async def test_a_job_that_kills_every_child_fails_after_three(tmp_path: Path) -> None:
+async def test_a_job_that_kills_every_child_fails_in_the_end(tmp_path: Path) -> None:
     async with scene(tmp_path, "dies") as found:
         bad = await found.ends(await found.ask())
     assert bad.state is JobState.FAILED
-    assert bad.attempts == 3
+    assert bad.attempts == MAX_ATTEMPTS
     assert bad.error_kind is ErrorKind.INTERNAL
-    assert "broke down 3 times" in (bad.error or "")
+    assert f"broke down {MAX_ATTEMPTS} times" in (bad.error or "")
 
 
 async def test_kill_dash_nine_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     async with scene(tmp_path, "--steps", "20", "--step-s", "0.05") as found:
-        first, second = await found.ask(), await found.ask()
-        await found.makes_progress(first)
+        jobs = [await found.ask(), await found.ask()]
+        await found.makes_progress(jobs[0])
         psutil.Process(found.backend.pid).kill()
-        first, second = await found.ends(first), await found.ends(second)
-    assert (first.state, first.attempts) == (JobState.FINISHED, 2)
-    assert (second.state, second.attempts) == (JobState.FINISHED, 1)
+        jobs = [await found.ends(job) for job in jobs]
+    assert [job.state for job in jobs] == [JobState.FINISHED] * 2
+    for job in jobs:
+        assert (found.jobs_dir / job.id / str(job.video)).read_bytes() == video_bytes(20)
 
 
 async def test_a_failure_keeps_kind_and_sentence(tmp_path: Path) -> None:
@@ -158,10 +172,10 @@ async def test_a_broken_generator_fails_jobs_and_the_bot_lives(tmp_path: Path) -
     assert "whoever runs me finds the reason" in (jobs[0].error or "")
 
 
-async def test_a_generator_that_does_not_start_is_tried_three_times(tmp_path: Path) -> None:
+async def test_a_generator_that_does_not_start_is_tried_a_few_times(tmp_path: Path) -> None:
     async with scene(tmp_path, "dies_at_start") as found:
         job = await found.ends(await found.ask())
-    assert (job.state, job.attempts) == (JobState.FAILED, 3)
+    assert (job.state, job.attempts) == (JobState.FAILED, MAX_ATTEMPTS)
 
 
 async def test_cancel_while_queued(tmp_path: Path) -> None:
@@ -255,3 +269,72 @@ async def test_an_unforeseen_error_does_not_end_the_loop(
         job = await found.ends(await found.ask())
     assert (job.state, job.attempts) == (JobState.FINISHED, 2)
     assert "nobody foresaw this" in caplog.text
+
+
+SHORT_TURNS = TurnsConfig(sections=1, minutes=0)
+"""The fake makes a section of five steps."""
+
+
+async def test_a_long_job_gives_way_at_a_step_and_goes_on_to_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    words = ("--steps", "60", "--step-s", "0.03", "--section-steps", "5")
+    async with scene(tmp_path, *words, turns=SHORT_TURNS) as found:
+        long = await found.ask(user_id=1)
+        await found.makes_progress(long)
+        short = await found.ends(await found.ask(user_id=2))
+        long = await found.ends(long)
+        pids = {found.backend.pid}
+    assert long.turns >= 1
+    assert short.turns >= 1  # as both were served alike, they took turns
+    for job in (long, short):
+        assert job.state is JobState.FINISHED
+        assert (found.jobs_dir / job.id / str(job.video)).read_bytes() == video_bytes(60)
+        assert job.worked_ms > 1000
+    titles = [card.title for _, card in found.posts.cards if long.id in card.footer]
+    assert len(pids) == 1
+    assert set(titles) <= {
+        "Waiting in the queue",
+        "Making the video",
+        "Waiting for its next turn",
+        "Finished; the video is on its way",
+        "Finished",
+    }
+
+
+async def test_a_job_is_not_put_aside_for_one_of_the_same_user(tmp_path: Path) -> None:
+    words = ("--steps", "20", "--step-s", "0.01", "--section-steps", "2")
+    async with scene(tmp_path, *words, turns=SHORT_TURNS) as found:
+        jobs = [await found.ask(user_id=1) for _ in range(3)]
+        ended = [await found.ends(job) for job in jobs]
+    assert [job.turns for job in ended] == [0, 0, 0]
+
+
+async def test_a_job_cancelled_between_its_turns_is_over(tmp_path: Path) -> None:
+    words = ("--steps", "200", "--step-s", "0.02", "--section-steps", "2")
+    async with scene(tmp_path, *words, turns=SHORT_TURNS) as found:
+        one, other = await found.ask(user_id=1), await found.ask(user_id=2)
+        await found.makes_progress(one)
+        await found.reaches(one, JobState.QUEUED)
+        waiting = await found.store.get(one.id)
+        assert waiting is not None
+        await found.dispatcher.cancel(one.id)
+        assert (await found.ends(one)).state is JobState.CANCELLED
+        await found.dispatcher.cancel(other.id)
+        await found.ends(other)
+
+
+async def test_many_kills_cost_no_job_and_no_byte(tmp_path: Path) -> None:
+    async with scene(tmp_path, "--steps", "40", "--step-s", "0.02") as found:
+        job = await found.ask()
+        for _ in range(8):
+            furthest = found.dispatcher.progress.get(job.id)
+            before = furthest.step if furthest else 0
+            async with asyncio.timeout(20):
+                while (p := found.dispatcher.progress.get(job.id)) is None or p.step <= before:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            psutil.Process(found.backend.pid).kill()
+            await asyncio.sleep(0.1)
+        job = await found.ends(job)
+    assert job.state is JobState.FINISHED
+    assert (found.jobs_dir / job.id / str(job.video)).read_bytes() == video_bytes(40)

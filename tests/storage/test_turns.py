@@ -1,0 +1,129 @@
+"""Whose turn it is: priority, then who was served less, then age; and what a turn's end leaves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from test_jobs import Clock, new
+
+from storage.community import Community, Switch
+from storage.jobs import JobState, JobStore, WrongState
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[JobStore]:
+    async with await JobStore.open(tmp_path / "bot.sqlite3", clock=clock) as opened:
+        yield opened
+
+
+async def claimed(store: JobStore, times: int, turn_s: float = 60) -> list[str]:
+    """Who gets the next turns, if each is of the same length."""
+    found = []
+    for _ in range(times):
+        job = await store.claim_next()
+        assert job is not None
+        found.append(job.id)
+        await store.charge(job.id, turn_s)
+        await store.suspended(job.id, 0.0)
+    return found
+
+
+async def test_ten_jobs_of_one_user_do_not_delay_another(store: JobStore) -> None:
+    for number in range(10):
+        await store.enqueue(new(f"a{number}", user_id=1))
+    await store.enqueue(new("b", user_id=2))
+    assert await claimed(store, 6) == ["a0", "b", "a0", "b", "a0", "b"]
+
+
+async def test_what_was_served_counts_for_jobs_that_come_later(store: JobStore) -> None:
+    await store.enqueue(new("a", user_id=1))
+    assert await claimed(store, 2) == ["a", "a"]
+    await store.enqueue(new("a2", user_id=1))
+    await store.enqueue(new("b", user_id=2))
+    assert await claimed(store, 3) == ["b", "b", "a"]
+
+
+async def test_twice_the_weight_is_twice_the_turns(store: JobStore) -> None:
+    await store.enqueue(msgspec.structs.replace(new("a", user_id=1), weight=2.0))
+    await store.enqueue(new("b", user_id=2))
+    turns = await claimed(store, 12)
+    assert turns.count("a") == 8
+
+
+async def test_an_admins_priority_goes_before_shares(store: JobStore, tmp_path: Path) -> None:
+    await store.enqueue(new("a", user_id=1))
+    await store.enqueue(new("b", user_id=2))
+    async with await Community.open(tmp_path / "bot.sqlite3") as community:
+        await community._execute("UPDATE jobs SET priority = 1 WHERE id = 'b'")
+        assert await claimed(store, 3) == ["b", "b", "b"]
+        await community.turn(Switch.PAUSED, on=True)
+        assert await store.next_in_line() is None
+        assert await store.claim_next() is None
+
+
+async def test_old_service_is_forgotten_with_the_window(store: JobStore, clock: Clock) -> None:
+    await store.enqueue(new("a", user_id=1))
+    await store.enqueue(new("b", user_id=2))
+    assert await claimed(store, 1) == ["a"]
+    await store.forget_served(HOUR)
+    first = await store.next_in_line()
+    assert first is not None and first.id == "b"
+    clock.turn(3700)
+    await store.forget_served(HOUR)
+    first = await store.next_in_line()
+    assert first is not None and (first.id, first.share_ms) == ("a", 0)
+
+
+async def test_a_clock_that_was_ahead_punishes_nobody_for_ever(
+    store: JobStore, clock: Clock
+) -> None:
+    await store.enqueue(new("a", user_id=1))
+    clock.turn(1_000_000)
+    assert await claimed(store, 1) == ["a"]
+    clock.turn(-1_000_000)
+    await store.forget_served(HOUR)
+    first = await store.next_in_line()
+    assert first is not None and first.share_ms == 0
+
+
+async def test_a_turns_end_keeps_start_count_and_place(store: JobStore, clock: Clock) -> None:
+    await store.enqueue(new("a"))
+    begun = await store.claim_next()
+    assert begun is not None
+    clock.turn(100)
+    await store.charge("a", 100)
+    job = await store.suspended("a", 0.25)
+    assert (job.state, job.turns, job.attempts) == (JobState.QUEUED, 1, 0)
+    assert (job.furthest, job.worked_ms, job.started_at) == (0.25, 100_000, begun.started_at)
+    with pytest.raises(WrongState):
+        await store.suspended("a", 0.5)
+
+
+async def test_what_was_to_stop_is_cancelled_at_its_turns_end(store: JobStore) -> None:
+    for verb, name in ((store.suspended, "a"), (store.lost, "b")):
+        await store.enqueue(new(name))
+        await store.claim_next()
+        await store.request_cancel(name)
+        job = await verb(name, 0.5)
+        assert job.state is JobState.CANCELLED
+        assert job.ended_at is not None
+
+
+async def test_attempts_are_counted_anew_when_a_job_got_further(store: JobStore) -> None:
+    await store.enqueue(new("a"))
+    found = []
+    for furthest in (0.0, 0.0, 0.3, 0.3, 0.305, 0.32):
+        await store.claim_next()
+        found.append((await store.lost("a", furthest)).attempts)
+    assert found == [1, 2, 0, 1, 2, 0]
