@@ -81,7 +81,8 @@ NOTHING = Reply(status=204)
 
 
 def me(api: Api, call: Call) -> Reply:
-    return Reply(json=payloads.user(api.world.bot) | {"verified": True, "email": None})
+    own: Payload = {"verified": True, "email": None, "locale": "en-US", "mfa_enabled": True}
+    return Reply(json=payloads.user(api.world.bot) | own)
 
 
 def application(api: Api, call: Call) -> Reply:
@@ -93,15 +94,35 @@ def application(api: Api, call: Call) -> Reply:
             "name": world.bot.name,
             "description": "",
             "icon": None,
-            "bot_public": False,
-            "bot_require_code_grant": False,
-            "verify_key": "",
-            "flags": 0,
+            "verify_key": "0" * 64,
             "owner": owner,
             "team": None,
             "bot": payloads.user(world.bot),
         }
+        | APPLICATION
     )
+
+
+APPLICATION: Payload = {
+    "type": None,
+    "hook": True,
+    "storefront_available": False,
+    "flags": 0,
+    "flags_new": "0",
+    "eligible_oauth2_scopes": ["bot", "applications.commands"],
+    "bot_public": False,
+    "bot_require_code_grant": False,
+    "redirect_uris": [],
+    "interactions_endpoint_url": None,
+    "role_connections_verification_url": None,
+    "approximate_guild_count": 1,
+    "approximate_user_install_count": 0,
+    "approximate_user_authorization_count": 0,
+    "explicit_content_filter": 0,
+    "event_webhooks_status": 1,
+    "integration_types_config": {"0": {}},
+}
+"""What is the same for every bot of the playground."""
 
 
 def gateway(api: Api, call: Call) -> Reply:

@@ -85,7 +85,10 @@ class Commands:
         command_id = known.get((command["name"], kind)) or str(self._world.new_id())
         own: Payload = {"id": command_id, "application_id": str(self._world.bot.id), "type": kind}
         version = {"version": str(self._world.new_id())}
-        return {"description": ""} | command | own | version
+        needed = command.get("default_member_permissions")
+        own["default_member_permissions"] = None if needed is None else str(needed)
+        given = {key: value for key, value in command.items() if value is not None}
+        return {"description": ""} | given | own | version
 
 
 def check_commands(given: list[Payload]) -> None:

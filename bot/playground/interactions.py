@@ -60,6 +60,10 @@ ALLOWED = {
 }
 
 
+SHOWS_MESSAGE = {AnswerKind.MESSAGE, AnswerKind.UPDATE_MESSAGE}
+DEFERS = {AnswerKind.DEFERRED_MESSAGE, AnswerKind.DEFERRED_UPDATE}
+
+
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Who did what where: the part of an interaction that is known when it is sent."""
 
@@ -253,12 +257,13 @@ class Interactions:
         facts: Payload = {"id": str(interaction.id), "type": int(interaction.asked.kind)}
         body: Payload = {"interaction": facts}
         message = interaction.response
-        if message is not None and answer not in (AnswerKind.CHOICES, AnswerKind.MODAL):
+        if message is not None and answer in SHOWS_MESSAGE | DEFERS:
             facts |= {
                 "response_message_id": str(message.id),
                 "response_message_loading": bool(message.flags & MessageFlag.LOADING),
                 "response_message_ephemeral": message.ephemeral_for is not None,
             }
+        if message is not None and answer in SHOWS_MESSAGE:
             shown = payloads.message(self._world, message)
             body["resource"] = {"type": int(answer), "message": shown}
         return body

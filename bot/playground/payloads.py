@@ -37,6 +37,9 @@ def user(who: User) -> Payload:
         "discriminator": "0",
         "avatar": None,
         "bot": who.bot,
+        "flags": 0,
+        "public_flags": 0,
+        "primary_guild": None,
     }
 
 
@@ -48,6 +51,10 @@ def member(world: World, who: User, permissions: int | None = None) -> Payload:
         "joined_at": JOINED_AT,
         "nick": None,
         "avatar": None,
+        "banner": None,
+        "communication_disabled_until": None,
+        "premium_since": None,
+        "pending": False,
         "deaf": False,
         "mute": False,
         "flags": 0,
@@ -242,7 +249,7 @@ def resolve(value: Any, by_name: dict[str, Payload]) -> Any:
     if file is None or not str(url).startswith(LINK):
         return {key: resolve(part, by_name) for key, part in value.items()}
     media = {key: file.get(key) for key in ("url", "proxy_url", "width", "height", "content_type")}
-    return {**value, **media, "attachment_id": file["id"]}
+    return {**value, **media, "attachment_id": file["id"], "id": file["id"]}
 
 
 def _iso(when: datetime) -> str:

@@ -176,6 +176,10 @@ def _numbered(components: list[Payload]) -> tuple[Payload, ...]:
     for part in walk(copied):
         if not part.get("id"):
             part["id"] = next(free)
+        for described in (part, *part.get("items", ())):
+            if "media" in described:
+                described.setdefault("description", None)
+                described.setdefault("spoiler", False)
     return tuple(copied)
 
 
