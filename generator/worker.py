@@ -151,7 +151,23 @@ def serve(settings: ServeSettings) -> int:
 
 
 def _run(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> FromGenerator:
-    """Make one video; progress goes out as it comes, the end is returned."""
+    """Make one video; returns how its turn ended.
+
+    Out of memory it goes on at the last whole step, one placement lower each time. That changes no
+    value, and the placement stays, as the next job would meet the same.
+    """
+    while True:
+        end = _attempt(message, workshop, inbox, line)
+        if not (isinstance(end, Failed) and end.kind is ErrorKind.MEMORY):
+            return end
+        lower = workshop.placement.lower()
+        if lower is None:
+            return end
+        log.warning("Job %s goes on with less memory: %s", message.job_id, lower)
+
+
+def _attempt(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> FromGenerator:
+    """Make one video, or what is left of it; progress goes out as it comes."""
     from generator.pipeline import generate
     from generator.resume import discard
 

@@ -7,12 +7,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from generator import resume
+from generator.denoiser import Denoiser
 from generator.pipeline import generate
 from generator.protocol import (
+    ErrorKind,
+    Failed,
     FromGenerator,
     Generate,
     JobRequest,
@@ -26,7 +31,7 @@ from generator.protocol import (
     decode_from_generator,
     encode_line,
 )
-from generator.worker import _Turn
+from generator.worker import _run, _Turn
 from tests.generator.small_jobs import draw_picture, sha256, small_request, small_workshop
 
 
@@ -102,6 +107,56 @@ def test_a_suspended_job_goes_on_in_another_child_to_the_same_bytes(
         tmp_path / "alone" / "framepack-job.mp4"
     )
     assert alone.request == turns.request
+
+
+class Listener:
+    """A parent that only listens."""
+
+    def __init__(self) -> None:
+        self.heard: list[FromGenerator] = []
+
+    def send(self, message: FromGenerator) -> None:
+        self.heard.append(message)
+
+    def is_cancelled(self, job_id: str) -> bool:
+        return False
+
+    is_suspended = is_cancelled
+
+
+@pytest.mark.parametrize("placements", [1, 0])
+def test_out_of_memory_goes_on_one_placement_lower_or_says_so(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placements: int
+) -> None:
+    request, workshop = small_request(steps=4), small_workshop(tiny_model)
+    wish, alone = order(tmp_path / "short", request), order(tmp_path / "alone", request)
+    for _ in generate("job", request, Path(alone.folder), small_workshop(tiny_model)):
+        pass
+    whole, calls, lowered = Denoiser._velocity, [], []
+
+    def short_of_memory(self: Denoiser, *arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 7:
+            raise torch.OutOfMemoryError("no room")
+        return whole(self, *arguments)
+
+    def lower() -> str | None:
+        lowered.append(1)
+        return "stream" if len(lowered) <= placements else None
+
+    monkeypatch.setattr(Denoiser, "_velocity", short_of_memory)
+    monkeypatch.setattr(workshop.placement, "lower", lower)
+    listener: Any = Listener()
+    end = _run(wish, workshop, listener, listener)
+    assert len(lowered) == 1
+    if not placements:
+        assert isinstance(end, Failed) and end.kind is ErrorKind.MEMORY
+        return
+    steps = [(e.section, e.step) for e in listener.heard if e.step]
+    assert len(steps) == len(set(steps)) == 8  # no step was made twice
+    assert sha256(tmp_path / "short" / "framepack-job.mp4") == sha256(
+        tmp_path / "alone" / "framepack-job.mp4"
+    )
 
 
 def progress(section: int, step: int, stage: Stage = Stage.SAMPLING) -> Progress:
