@@ -7,6 +7,7 @@ verbs that need it, after the arguments were understood.
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import secrets
 import sys
@@ -41,6 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     except (RequestError, GeneratorError) as error:
         print(f"framepack-bot: {error}", file=sys.stderr)
         return EXIT_WRONG if isinstance(error, RequestError) else 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("framepack-bot: The disk is full; free some space.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("framepack-bot: stopped", file=sys.stderr)
         return 130

@@ -30,15 +30,15 @@ def generate_once(request: JobRequest, arguments: Any) -> int:
     out: Path = arguments.out
     if out.suffix.lower() != ".mp4":
         out = out.with_name(out.name + ".mp4")
-    _make_folder(out.parent)
-    if arguments.latents_out is not None:
-        _make_folder(arguments.latents_out.absolute().parent)
+    for file in filter(None, (out, arguments.latents_out)):
+        _refuse_folder(file)
+        _make_folder(file.absolute().parent)
     workshop = open_workshop(arguments)
     if arguments.model == "demo":
         sys.stderr.write("These are demo weights: small, quick, trained on synthetic scenes.\n")
     with (
         # Beside the result: the last step must be a rename, not a copy across disks.
-        tempfile.TemporaryDirectory(prefix=".framepack-", dir=out.absolute().parent) as scratch,
+        _scratch(out.absolute().parent) as scratch,
         tqdm(total=1.0, bar_format=BAR, disable=arguments.no_progress, file=sys.stderr) as bar,
     ):
         folder = Path(scratch)
@@ -89,6 +89,18 @@ def _show(bar: Any, progress: Progress) -> None:
         bar.set_postfix_str(f"{progress.remaining_s:.0f} s left", refresh=False)
     bar.update(max(progress.fraction - bar.n, 0))
     bar.refresh()
+
+
+def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix=".framepack-", dir=folder)
+    except OSError as error:
+        raise DiskError(f"The folder {folder} can not be written: {error.strerror}.") from None
+
+
+def _refuse_folder(file: Path) -> None:
+    if file.is_dir():
+        raise DiskError(f"{file} is a folder; name the file to write.")
 
 
 def _make_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from typing import Any
 
 
@@ -52,6 +53,10 @@ def _probe_ffmpeg(found: dict[str, Any]) -> None:
     try:
         import imageio_ffmpeg
 
-        found["ffmpeg"] = imageio_ffmpeg.get_ffmpeg_exe()
+        program = imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
         found["problems"].append(f"ffmpeg was not found: {error}.")
+        return
+    found["ffmpeg"] = shutil.which(program)
+    if found["ffmpeg"] is None:
+        found["problems"].append(f"ffmpeg was not found: {program} is not a program.")

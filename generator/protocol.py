@@ -289,6 +289,7 @@ def _check_range(name: str, value: Any) -> None:
                 f"{name} has {size:,} {what}; {bounds.low:g} to {bounds.high:,g} are allowed"
             )
     elif isinstance(value, int | float) and not bounds.low <= value <= bounds.high:
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:,.15g}"
         raise RequestError(
-            f"{name} is {value:,.15g}; it must be between {bounds.low:g} and {bounds.high:,.16g}"
+            f"{name} is {shown}; it must be between {bounds.low:g} and {bounds.high:,.16g}"
         )

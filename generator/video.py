@@ -202,7 +202,12 @@ class Mp4Writer:
 def preview_map(settings: Any | None) -> tuple[Tensor, Tensor]:
     """The 16→3 map and its bias: the model's own preview.json, else the published one."""
     settings = settings or {"factors": PREVIEW_FACTORS, "bias": PREVIEW_BIAS}
-    factors, bias = torch.tensor(settings["factors"]), torch.tensor(settings["bias"])
+    try:
+        factors, bias = (
+            torch.tensor(settings[name], dtype=torch.float32) for name in ("factors", "bias")
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelError(f"preview.json needs factors (16 × 3) and bias (3): {error!r}.") from None
     if factors.shape != (len(PREVIEW_FACTORS), 3) or bias.shape != (3,):
         raise ModelError(
             f"preview.json holds factors {tuple(factors.shape)} and bias {tuple(bias.shape)}; "
