@@ -17,13 +17,14 @@ import discord
 import msgspec
 from discord import app_commands
 
-from bot.commands import build_commands, cancel
+from bot.buttons import Action, JobButton
+from bot.commands import build_commands
 from bot.config import Config
 from bot.desk import Desk, stumbled
 from bot.posts import NOBODY
+from bot.presses import pressed
 from bot.replies import Reply
 from bot.texts import Text, say
-from bot.views import CancelButton
 from storage.jobs import JobState, WrongState
 
 log = logging.getLogger(__name__)
@@ -53,15 +54,17 @@ class Client(discord.Client):
 
     async def setup_hook(self) -> None:
         """Register buttons and commands, and sync the commands if they have changed."""
-        self.add_dynamic_items(CancelButton)
+        self.add_dynamic_items(JobButton)
         for command in build_commands(self.desk):
             self.tree.add_command(command)
         await sync_commands(self, self.desk.config)
 
-    async def cancel_pressed(self, interaction: discord.Interaction[Any], job_id: str) -> None:
-        """A Cancel button was pressed. Whose job it is stands on the row."""
+    async def pressed(
+        self, interaction: discord.Interaction[Any], action: Action, job_id: str
+    ) -> None:
+        """A job's button was pressed."""
         try:
-            await cancel(self.desk, interaction, job_id)
+            await pressed(self.desk, interaction, action, job_id)
         except Exception as error:
             await stumbled(self.desk, interaction, error)
 

@@ -35,7 +35,7 @@ async def cancel(desk: Desk, interaction: discord.Interaction[Any], job_id: str 
     if job is None:
         await reply.answer(say(Text.CANCEL_UNKNOWN, job_id=shorten(plain(job_id or ""), 40)))
         return
-    if not _may_cancel(interaction, job):
+    if not may_cancel(interaction, job):
         await reply.answer(say(Text.CANCEL_NOT_YOURS, owner=f"<@{job.user_id}>"))
         return
     await reply.answer(await _cancel(desk, job))
@@ -52,7 +52,7 @@ async def _cancel(desk: Desk, job: Job) -> str:
     return say(Text.CANCELLED_RUNNING if running else Text.CANCELLED_QUEUED, job_id=job.id)
 
 
-def _may_cancel(interaction: discord.Interaction[Any], job: Job) -> bool:
+def may_cancel(interaction: discord.Interaction[Any], job: Job) -> bool:
     """The owner; on the same server also whoever may manage messages where the command is used."""
     if interaction.user.id == job.user_id:
         return True

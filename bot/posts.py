@@ -20,7 +20,8 @@ import aiohttp
 import discord
 import msgspec
 
-from bot.views import Card, to_embed, to_view
+from bot.buttons import to_view
+from bot.views import Card, to_embed
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class DiscordPosts:
         """See Posts."""
         channel = self._client.get_partial_messageable(channel_id)
         fields: dict[str, Any] = {"embed": to_embed(card), "allowed_mentions": NOBODY}
-        if (view := to_view(card)) is not None:
+        if (view := to_view(card.actions, card.job_id)) is not None:
             fields["view"] = view
         async with _judged(REQUEST_TIMEOUT_S):
             message = await channel.send(nonce=nonce, **fields)
@@ -147,7 +148,7 @@ class DiscordPosts:
         async with _judged(REQUEST_TIMEOUT_S):
             message = await channel.get_partial_message(message_id).edit(
                 embed=to_embed(card),
-                view=to_view(card),
+                view=to_view(card.actions, card.job_id),
                 attachments=attachments,
                 allowed_mentions=NOBODY,
             )

@@ -135,6 +135,26 @@ class Text(StrEnum):
     CARD_NOTE = "Note: {note}"
     CARD_FOOTER = "job {job_id}"
     CANCEL_BUTTON = "Cancel"
+    AGAIN_BUTTON = "Again"
+    EDIT_BUTTON = "Edit"
+    FINAL_BUTTON = "Final quality"
+    DELETE_BUTTON = "Delete"
+
+    # the buttons' answers
+    NOT_YOUR_BUTTON = "Only {owner} can use this button. `/animate` makes a video of your own."
+    DELETE_LATER = "Job `{job_id}` is not over yet; cancel it first, or wait for its video."
+    DELETED = "Deleted `{job_id}`: its messages here, its pictures and its video."
+    DELETE_FAILED = (
+        "The pictures and the video of `{job_id}` are deleted, but not its messages ({reason}). "
+        "Whoever may manage messages here can delete them."
+    )
+    EDIT_TITLE = "Make it once more"
+    EDIT_PROMPT = "What should happen"
+    EDIT_SECONDS = "Length in seconds"
+    EDIT_STEPS = "Steps for each section"
+    EDIT_SEED = "Seed (empty: a new one)"
+    EDIT_NEGATIVE = "What should not be seen (doubles the time)"
+    NO_NUMBER = "“{typed}” is not a number. Nothing was started; try again."
 
     # the result
     DELIVERED = "<@{user}> your video is ready.\n{settings}"

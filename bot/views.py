@@ -1,8 +1,7 @@
 """What people see of a job: its row and newest progress become a card, a card becomes an embed.
 
 Decides: how a job looks. Refuses to know: when it is shown, and Discord's state; everything here is
-a pure function of its arguments, apart from the Cancel button's press, which is handed on to the
-client. Who may press it is decided there, from the job's row.
+a pure function of its arguments.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
 
 import discord
 import msgspec
 
+from bot.buttons import Action
 from bot.texts import FAILURES, STAGES, STATES, Text, say
 from generator.protocol import ErrorKind, Progress, StepCacheKind
 from storage.jobs import Delivery, Job, JobState
@@ -45,8 +44,9 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     footer: str
     colour: int
+    job_id: str
     picture: Path | None = None
-    cancel: str | None = None
+    actions: tuple[Action, ...] = ()
 
 
 def status_card(
@@ -75,14 +75,15 @@ def status_card(
         lines.append(say(Text.CARD_NOTE, note=plain(job.input_note)))
     lines += ["", *_state_lines(job, now, progress, place)]
     running = job.state is JobState.RUNNING
-    preview = progress.preview if progress and running else None
+    preview = progress.preview if progress and running and not job.spoiler else None
     return Card(
         title=title,
         text="\n".join(lines).rstrip(),
         footer=say(Text.CARD_FOOTER, job_id=job.id),
         colour=colour,
         picture=folder / Path(preview).name if preview and folder else None,
-        cancel=job.id if _can_cancel(job) else None,
+        job_id=job.id,
+        actions=_actions(job),
     )
 
 
@@ -93,15 +94,6 @@ def to_embed(card: Card) -> discord.Embed:
     if card.picture is not None:
         embed.set_image(url=f"attachment://{card.picture.name}")
     return embed
-
-
-def to_view(card: Card) -> discord.ui.View | None:
-    """The card's buttons, None when it has none. The view needs no timeout: nothing waits on it."""
-    if card.cancel is None:
-        return None
-    view = discord.ui.View(timeout=None)
-    view.add_item(CancelButton(card.cancel))
-    return view
 
 
 def small_print(job: Job) -> str:
@@ -275,39 +267,13 @@ def _percent(progress: Progress) -> int:
     return int(100 * min(1.0, max(0.0, progress.fraction)))
 
 
-def _can_cancel(job: Job) -> bool:
-    return job.state in (JobState.QUEUED, JobState.RUNNING) and not job.cancel_requested
-
-
-class TakesPresses(Protocol):
-    """The client, as far as a button needs it."""
-
-    async def cancel_pressed(self, interaction: discord.Interaction, job_id: str) -> None: ...
-
-
-class CancelButton(
-    discord.ui.DynamicItem[discord.ui.Button[Any]],
-    template=r"framepack:cancel:(?P<job>[a-z2-7]{10})",
-):
-    """Cancels one job, also after a restart: the job's id is in the button's own id."""
-
-    def __init__(self, job_id: str) -> None:
-        super().__init__(
-            discord.ui.Button(
-                label=say(Text.CANCEL_BUTTON),
-                style=discord.ButtonStyle.danger,
-                custom_id=f"framepack:cancel:{job_id}",
-            )
-        )
-        self.job_id = job_id
-
-    @classmethod
-    async def from_custom_id(
-        cls, interaction: discord.Interaction, item: discord.ui.Item[Any], match: re.Match[str], /
-    ) -> Self:
-        """The button that was pressed."""
-        return cls(match["job"])
-
-    async def callback(self, interaction: discord.Interaction) -> None:
-        """Hand the press to the client."""
-        await cast(TakesPresses, interaction.client).cancel_pressed(interaction, self.job_id)
+def _actions(job: Job) -> tuple[Action, ...]:
+    match job.state:
+        case JobState.QUEUED | JobState.RUNNING:
+            return () if job.cancel_requested else (Action.CANCEL,)
+        case JobState.FAILED | JobState.CANCELLED:
+            return (Action.AGAIN, Action.EDIT)
+        case _ if job.delivery is Delivery.PENDING:
+            return ()
+    finals = (Action.FINAL,) if is_draft(job) else ()
+    return (Action.AGAIN, Action.EDIT, *finals, Action.DELETE)

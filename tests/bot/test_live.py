@@ -18,7 +18,7 @@ from test_fitting import noisy_video
 
 from bot import publisher
 from bot.app import StartError, run_bot
-from bot.playground import Playground, Upload, controls, plain_text
+from bot.playground import Message, Playground, Upload, controls, plain_text
 from storage.jobs import Delivery, JobState
 
 POST = "POST /channels/*/messages"
@@ -46,7 +46,7 @@ async def test_a_picture_and_a_sentence_come_back_as_a_video(live: Live) -> None
         assert asked.response is not None
         assert asked.response.ephemeral_for == live.playground.ben.id
         video = await live.video()
-        await live.status_says("Finished")
+        await live.playground.until(lambda: len(controls(live.status())) == 3)
         link = await live.answer_says(asked, "https://discord.com/channels/")
     status = live.status()
     assert status is not None
@@ -58,7 +58,7 @@ async def test_a_picture_and_a_sentence_come_back_as_a_video(live: Live) -> None
     assert (job.state, job.delivery) == (JobState.FINISHED, Delivery.DELIVERED)
     assert job.result_message_id == video.id
     assert job.request.seed == 7
-    assert controls(status) == []
+    assert [button["label"] for button in controls(status)] == ["Again", "Edit", "Delete"]
 
 
 async def test_every_picture_and_option_reaches_the_generator(live: Live) -> None:
@@ -74,6 +74,74 @@ async def test_every_picture_and_option_reaches_the_generator(live: Live) -> Non
     for name in ("input.png", "end.png", "reference-1.png"):
         with Image.open(folder / name) as picture:
             assert picture.size == (64, 48)
+
+
+def button(status: Message, label: str) -> str:
+    return next(c["custom_id"] for c in controls(status) if c["label"] == label)
+
+
+async def test_the_buttons_of_a_finished_job_work_after_a_restart(live: Live) -> None:
+    playground = live.playground
+    async with live.running():
+        await live.animate(quality="draft", seed=3)
+        await live.video()
+        status = await live.status_says("Took")
+    async with live.running():
+        for number, label in enumerate(("Again", "Final quality"), start=2):
+            pressed = await playground.press(status, button(status, label), playground.ben)
+            await live.answer_says(pressed, "https://discord.com/channels/")
+            await live.until(lambda n=number: len(live.videos()) == n)
+        stranger = await playground.press(status, button(status, "Again"), playground.cleo)
+        await live.answer_says(stranger, "Only <@")
+    first, again, final = live.jobs()
+    assert again.request.seed != 3
+    assert again.request.step_cache == first.request.step_cache != "none"
+    assert (final.request.seed, final.request.step_cache) == (3, "none")
+    assert len({job.interaction_id for job in live.jobs()}) == 3
+
+
+async def test_edit_is_a_form_with_the_old_values(live: Live) -> None:
+    playground = live.playground
+    async with live.running():
+        await live.animate(seconds=2, seed=3)
+        await live.video()
+        status = await live.status_says("Took")
+        pressed = await playground.press(status, button(status, "Edit"), playground.ben)
+        await playground.until(lambda: pressed.modal)
+        fields = [label["component"] for label in pressed.modal["components"]]
+        values = {field["custom_id"]: field.get("value") for field in fields}
+        assert values == {
+            "prompt": "the boat rocks",
+            "seconds": "2",
+            "steps": "25",
+            "seed": "3",
+            "negative": None,
+        }
+        changed = {"prompt": "the boat sinks", "seconds": "1,5", "steps": "9", "seed": ""}
+        submitted = await playground.submit_modal(pressed, changed)
+        await live.answer_says(submitted, "https://discord.com/channels/")
+        await live.until(lambda: len(live.videos()) == 2)
+        pressed = await playground.press(status, button(status, "Edit"), playground.ben)
+        await playground.until(lambda: pressed.modal)
+        refused = await playground.submit_modal(pressed, {**changed, "steps": "man"})
+        await live.answer_says(refused, "“man” is not a number")
+    request = live.jobs()[1].request
+    assert (request.prompt, request.seconds, request.steps) == ("the boat sinks", 1.5, 9)
+    assert request.seed != 3
+
+
+async def test_delete_takes_everything_away_and_is_for_owner_and_moderators(live: Live) -> None:
+    playground = live.playground
+    async with live.running():
+        await live.animate()
+        await live.video()
+        status = await live.status_says("Took")
+        stranger = await playground.press(status, button(status, "Delete"), playground.cleo)
+        await live.answer_says(stranger, "Only <@")
+        pressed = await playground.press(status, button(status, "Delete"), playground.ben)
+        await live.answer_says(pressed, "Deleted `")
+        await live.until(lambda: not live.posts())
+    assert live.folders() == []
 
 
 async def test_a_video_over_the_channels_limit_is_made_to_fit(

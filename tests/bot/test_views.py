@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import bot
+from bot.buttons import Action, JobButton, to_view
 from bot.texts import FAILURES, PERMISSIONS, STAGES, STATES, Text
 from bot.views import (
-    CancelButton,
     Place,
     about,
     cancel_choice,
@@ -20,7 +20,6 @@ from bot.views import (
     shorten,
     status_card,
     to_embed,
-    to_view,
     without_paths,
 )
 from generator.protocol import ErrorKind, Progress, Stage, job_request
@@ -85,7 +84,7 @@ def test_a_running_job_shows_stage_section_step_bar_and_times(tmp_path: Path) ->
         "elapsed 1:23 · about 2:10 left"
     )
     assert card.picture == tmp_path / "p-1.webp"
-    assert card.cancel == "abcdefgh23"
+    assert (card.actions, card.job_id) == ((Action.CANCEL,), "abcdefgh23")
     assert card.footer == "job abcdefgh23"
 
 
@@ -96,23 +95,23 @@ def test_outside_sampling_no_section_or_step_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "title", "words", "button"),
+    ("changes", "title", "words", "buttons"),
     [
-        ({}, "Waiting in the queue", "Position 3 in the queue · starts in about 2 min", True),
-        ({"attempts": 1}, "Waiting in the queue", "this is attempt 2", True),
-        ({"state": JobState.RUNNING, "cancel_requested": True}, "Stopping", "elapsed", False),
-        ({"state": JobState.CANCELLED}, "Cancelled", "a cat", False),
+        ({}, "Waiting in the queue", "Position 3 in the queue · starts in about 2 min", "Cancel"),
+        ({"attempts": 1}, "Waiting in the queue", "this is attempt 2", "Cancel"),
+        ({"state": JobState.RUNNING, "cancel_requested": True}, "Stopping", "elapsed", ""),
+        ({"state": JobState.CANCELLED}, "Cancelled", "a cat", "Again Edit"),
         (
             {"state": JobState.FAILED, "error_kind": ErrorKind.MEMORY, "error": "ask for less"},
             "No video",
             "There was not enough memory: ask for less",
-            False,
+            "Again Edit",
         ),
         (
             {"state": JobState.FINISHED, "delivery": Delivery.PENDING},
             "Finished; the video is on its way",
             "",
-            False,
+            "",
         ),
         (
             {
@@ -122,24 +121,26 @@ def test_outside_sampling_no_section_or_step_is_named() -> None:
             },
             "Finished",
             "Took 1:01:01",
-            False,
+            "Again Edit Delete",
         ),
         (
             {"state": JobState.FINISHED, "delivery": Delivery.UNDELIVERABLE, "error": "too big"},
             "Finished, but the video could not be posted",
             "too big",
-            False,
+            "Again Edit Delete",
         ),
     ],
 )
 def test_every_state_has_its_words(
-    changes: dict[str, Any], title: str, words: str, button: bool
+    changes: dict[str, Any], title: str, words: str, buttons: str
 ) -> None:
     place = Place(position=3, wait_s=121)
     card = status_card(job(**changes), NOW + timedelta(seconds=5), place=place)
     assert card.title == title
     assert words in card.text
-    assert (to_view(card) is not None) == button
+    view = to_view(card.actions, card.job_id)
+    labels = [item.item.label for item in view.children] if view else []
+    assert " ".join(labels) == buttons
 
 
 def test_the_next_job_is_called_so() -> None:
@@ -240,8 +241,8 @@ def test_shorten_and_plain() -> None:
 
 
 def test_the_buttons_id_holds_the_job() -> None:
-    button = CancelButton("abcdefgh23")
-    template = CancelButton.__discord_ui_compiled_template__
+    button = JobButton(Action.CANCEL, "abcdefgh23")
+    template = JobButton.__discord_ui_compiled_template__
     match = template.fullmatch(button.custom_id)
     assert match is not None
     assert match["job"] == "abcdefgh23"
