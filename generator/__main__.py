@@ -1,4 +1,4 @@
-"""The generator's own command line: serve, generate, models, probe.
+"""The generator's own command line: serve, generate, models, plan, probe.
 
 Decides: options and their texts. Every range comes from the protocol. Torch is imported only by the
 verbs that need it, after the arguments were understood.
@@ -16,6 +16,7 @@ from typing import Any
 
 from generator.errors import GeneratorError
 from generator.models_cli import add_models_verb
+from generator.plan_cli import add_plan_verb, show_plan
 from generator.protocol import (
     JobRequest,
     RequestError,
@@ -74,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     models = verbs.add_parser("models", help="model folders", prog="framepack-bot models")
     models.set_defaults(verb=lambda arguments: arguments.action(arguments))
     add_models_verb(models)
+    plan = verbs.add_parser(
+        "plan", help="what a video will need on a machine", prog="framepack-bot plan"
+    )
+    plan.set_defaults(verb=show_plan)
+    add_plan_verb(plan)
     probe = verbs.add_parser("probe", help="what this machine has, as JSON")
     probe.set_defaults(verb=_probe)
     probe.add_argument("--words", action="store_true", help="one line about torch instead")

@@ -7,9 +7,11 @@ with fake tensors at 608×640 (`framepack-bot plan`) and grows with the model's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from generator.assembly import spread
 from generator.fp8 import Storage, is_fp8
@@ -17,6 +19,7 @@ from generator.machine import GIB, Machine
 from generator.models import ModelFolder
 from generator.tensor_files import TensorFiles
 
+BESIDE_TRANSFORMER = ("text_encoder", "text_encoder_2", "image_encoder", "vae")
 REAL_WIDTH = 3072
 SAMPLING_BYTES = int(
     2.2 * GIB
@@ -72,23 +75,42 @@ def needs_of(
     model: ModelFolder, transformer: str, itemsize_of: Callable[[str], int], storage: Storage
 ) -> Needs:
     """Count a model from its files' headers. `itemsize_of` says a part's bytes per number."""
-    rest, total, blocks = 0, 0, dict[str, int]()
-    for part in ("text_encoder", "text_encoder_2", "image_encoder", "vae", transformer):
-        for name, entry in TensorFiles(model.path / part).entries.items():
-            numbers = entry.nbytes // entry.dtype.itemsize
+    shapes = {
+        part: {name: e.shape for name, e in TensorFiles(model.path / part).entries.items()}
+        for part in (*BESIDE_TRANSFORMER, transformer)
+    }
+    config = model.config(transformer)
+    return count_needs(shapes, transformer_width(config), itemsize_of, storage)
+
+
+def transformer_width(config: dict[str, Any]) -> int:
+    """The width that activations grow with."""
+    heads, size = config.get("num_attention_heads", 24), config.get("attention_head_dim", 128)
+    return int(heads) * int(size)
+
+
+def count_needs(
+    shapes: dict[str, dict[str, tuple[int, ...]]],
+    width: int,
+    itemsize_of: Callable[[str], int],
+    storage: Storage,
+) -> Needs:
+    """Count a model from the shapes of its parameters: part → name → shape."""
+    rest, others, blocks = 0, 0, dict[str, int]()
+    for part, parameters in shapes.items():
+        for name, shape in parameters.items():
+            numbers = math.prod(shape)
             size = numbers * itemsize_of(part)
-            if part != transformer:
-                total += size
+            if not part.startswith("transformer"):
+                others += size
             elif "transformer_blocks." in name:
-                size = numbers if is_fp8(name, entry.shape, storage) else size
                 block = ".".join(name.split(".")[:2])
-                blocks[block] = blocks.get(block, 0) + size
+                held = numbers if is_fp8(name, shape, storage) else size
+                blocks[block] = blocks.get(block, 0) + held
             else:
                 rest += size
-    config = model.config(transformer)
-    width = config.get("num_attention_heads", 24) * config.get("attention_head_dim", 128)
     sizes = tuple(blocks[name] for name in sorted(blocks, key=_running_order))
-    whole = total + rest + sum(sizes)
+    whole = others + rest + sum(sizes)
     return Needs(all_parts=whole, blocks=sizes, rest=rest, share=min(width / REAL_WIDTH, 1.0))
 
 
