@@ -25,7 +25,7 @@ from bot.orders import Asked, Refusal, Wish
 from bot.posts import PostError
 from bot.replies import Reply, missing_permissions
 from bot.texts import QUICK_PROMPTS, Text, say
-from bot.views import shorten
+from bot.views import message_link, shorten
 from storage.community import Preset
 from storage.jobs import DuplicateJob, Job, JobState, WrongState
 
@@ -85,8 +85,8 @@ async def _show_new_job(desk: Desk, reply: Reply, job: Job) -> None:
             await _take_back(desk, job)
             await reply.refuse(say(Text.CAN_NOT_POST, reason=error))
         return
-    where = f"{job.guild_id or '@me'}/{job.channel_id}/{message_id}"
-    await reply.amend(say(Text.QUEUED, link=f"https://discord.com/channels/{where}"))
+    link = message_link(job.guild_id, job.channel_id, message_id)
+    await reply.amend(say(Text.QUEUED, link=link))
 
 
 async def _take_back(desk: Desk, job: Job) -> None:

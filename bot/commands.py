@@ -1,117 +1,92 @@
-"""The slash commands about jobs, but for /animate: /cancel and /queue.
+"""Which commands there are, and what Discord is told about them.
 
-Decides: who may cancel what, and which commands there are. Refuses to know: how jobs run, what
-requests look like.
+Decides: names, options and where each command may be used. Refuses to know: what they do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import discord
 from discord import app_commands
 
+from bot import jobs
 from bot.animate import animate_command
 from bot.desk import Desk
 from bot.replies import Reply
-from bot.texts import STATES, Text, say
-from bot.views import cancel_choice, plain, queue_embed, shorten
-from storage.jobs import Job, JobState, UnknownJob, WrongState
+from bot.texts import Text, say
 
-CHOICES_SHOWN = 25
-
-
-async def cancel(desk: Desk, interaction: discord.Interaction[Any], job_id: str | None) -> None:
-    """Cancel the named job, or the asker's newest, and say what became of it."""
-    reply = Reply(interaction, desk.posts)
-    if job_id is None:
-        own = await desk.store.unfinished_of(interaction.user.id)
-        if not own:
-            await reply.answer(say(Text.CANCEL_NOTHING))
-            return
-        job: Job | None = own[-1]
-    else:
-        job = await desk.store.get(job_id.strip().lower())
-    if job is None:
-        await reply.answer(say(Text.CANCEL_UNKNOWN, job_id=shorten(plain(job_id or ""), 40)))
-        return
-    if not may_cancel(interaction, job):
-        await reply.answer(say(Text.CANCEL_NOT_YOURS, owner=f"<@{job.user_id}>"))
-        return
-    await reply.answer(await _cancel(desk, job))
+AnyCommand = app_commands.Command[Any, ..., None] | app_commands.Group | app_commands.ContextMenu
+Choices = list[app_commands.Choice[str]]
+Completion = Callable[[Desk, discord.Interaction[Any], str], Awaitable[Choices]]
 
 
-async def _cancel(desk: Desk, job: Job) -> str:
-    try:
-        job = await desk.dispatcher.cancel(job.id)
-    except WrongState as error:
-        return say(Text.CANCEL_OVER, job_id=job.id, state=STATES[error.job.state])
-    except UnknownJob:
-        return say(Text.CANCEL_UNKNOWN, job_id=job.id)
-    running = job.state is JobState.RUNNING
-    return say(Text.CANCELLED_RUNNING if running else Text.CANCELLED_QUEUED, job_id=job.id)
-
-
-def may_cancel(interaction: discord.Interaction[Any], job: Job) -> bool:
-    """The owner; on the same server also whoever may manage messages where the command is used."""
-    if interaction.user.id == job.user_id:
-        return True
-    same_guild = job.guild_id is not None and interaction.guild_id == job.guild_id
-    return same_guild and interaction.permissions.manage_messages
-
-
-async def cancel_choices(
-    desk: Desk, interaction: discord.Interaction[Any], typed: str
-) -> list[app_commands.Choice[str]]:
-    """The asker's unfinished jobs, newest first, that contain what was typed."""
-    own = await desk.store.unfinished_of(interaction.user.id)
-    choices = [app_commands.Choice(name=cancel_choice(job), value=job.id) for job in reversed(own)]
-    return [c for c in choices if typed.lower() in c.name.lower()][:CHOICES_SHOWN]
-
-
-async def queue(desk: Desk, interaction: discord.Interaction[Any]) -> None:
-    """Show everybody's place and estimate."""
-    reply = Reply(interaction, desk.posts)
-    running, places = await desk.store.running(), await desk.dispatcher.places()
-    if not running and not places:
-        await reply.answer(say(Text.QUEUE_EMPTY))
-        return
-    progress = desk.dispatcher.progress
-    shown = queue_embed([(job, progress.get(job.id)) for job in running], places)
-    await reply.answer("", embed=shown)
-
-
-def build_commands(desk: Desk) -> list[app_commands.Command[Any, ..., None]]:
+def build_commands(desk: Desk) -> list[AnyCommand]:
     """The commands as discord.py registers them, their ranges from the protocol and the config."""
     contexts = app_commands.AppCommandContext(
         guild=True, dm_channel=desk.config.discord.allow_dms, private_channel=False
     )
     installs = app_commands.AppInstallationType(guild=True, user=False)
-    commands = [animate_command(desk), _cancel_command(desk), _queue_command(desk)]
+    commands: list[AnyCommand] = [animate_command(desk), *_about_jobs(desk), *_about_bot(desk)]
     for command in commands:
         command.allowed_contexts, command.allowed_installs = contexts, installs
     return commands
 
 
-def _cancel_command(desk: Desk) -> app_commands.Command[Any, ..., None]:
-    async def callback(interaction: discord.Interaction[Any], job: str | None = None) -> None:
-        await cancel(desk, interaction, job)
+def _about_jobs(desk: Desk) -> list[AnyCommand]:
+    async def cancel(interaction: discord.Interaction[Any], job: str | None = None) -> None:
+        await jobs.cancel(desk, interaction, job)
 
-    async def choices(
-        interaction: discord.Interaction[Any], typed: str
-    ) -> list[app_commands.Choice[str]]:
-        return await cancel_choices(desk, interaction, typed)
+    async def show(interaction: discord.Interaction[Any], job: str) -> None:
+        await jobs.show(desk, interaction, job)
 
-    described = app_commands.describe(job=say(Text.CANCEL_JOB))
-    command: app_commands.Command[Any, ..., None] = app_commands.Command(
-        name="cancel", description=say(Text.CANCEL), callback=described(callback)
+    async def queue(interaction: discord.Interaction[Any]) -> None:
+        await jobs.queue(desk, interaction)
+
+    async def own(interaction: discord.Interaction[Any]) -> None:
+        await jobs.list_own(desk, interaction)
+
+    app_commands.describe(job=say(Text.CANCEL_JOB))(cancel)
+    app_commands.describe(job=say(Text.CANCEL_JOB))(show)
+    cancelling = app_commands.Command[Any, ..., None](
+        name="cancel", description=say(Text.CANCEL), callback=cancel
     )
-    command.autocomplete("job")(choices)
-    return command
+    showing = app_commands.Command[Any, ..., None](
+        name="show", description=say(Text.SHOW), callback=show
+    )
+    complete(desk, cancelling, "job", jobs.cancel_choices)
+    complete(desk, showing, "job", jobs.show_choices)
+    return [
+        cancelling,
+        showing,
+        app_commands.Command(name="queue", description=say(Text.QUEUE), callback=queue),
+        app_commands.Command(name="jobs", description=say(Text.JOBS), callback=own),
+    ]
 
 
-def _queue_command(desk: Desk) -> app_commands.Command[Any, ..., None]:
-    async def callback(interaction: discord.Interaction[Any]) -> None:
-        await queue(desk, interaction)
+def _about_bot(desk: Desk) -> list[AnyCommand]:
+    async def tell(interaction: discord.Interaction[Any]) -> None:
+        await Reply(interaction, desk.posts).answer(say(Text.HELP_TEXT))
 
-    return app_commands.Command(name="queue", description=say(Text.QUEUE), callback=callback)
+    async def privacy(
+        interaction: discord.Interaction[Any], delete_everything: bool = False
+    ) -> None:
+        await jobs.privacy(desk, interaction, delete=delete_everything)
+
+    app_commands.describe(delete_everything=say(Text.PRIVACY_DELETE))(privacy)
+    return [
+        app_commands.Command(name="help", description=say(Text.HELP), callback=tell),
+        app_commands.Command(name="privacy", description=say(Text.PRIVACY), callback=privacy),
+    ]
+
+
+def complete(
+    desk: Desk, command: app_commands.Command[Any, ..., None], option: str, choices: Completion
+) -> None:
+    """Offer these choices while somebody types this option."""
+
+    async def offered(interaction: discord.Interaction[Any], typed: str) -> Choices:
+        return await choices(desk, interaction, typed)
+
+    command.autocomplete(option)(offered)

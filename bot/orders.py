@@ -13,6 +13,7 @@ import errno
 import logging
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,13 @@ class Orders:
         return self._jobs_dir / job.id
 
     async def discard(self, job: Job) -> None:
-        """Remove the folder of a job that never began."""
-        await asyncio.to_thread(shutil.rmtree, self._jobs_dir / job.id, ignore_errors=True)
+        """Remove the folder of a job that is over or never began."""
+        await self.remove_folders([job.id])
+
+    async def remove_folders(self, ids: Sequence[str]) -> None:
+        """Remove the folders of these jobs."""
+        for job_id in ids:
+            await asyncio.to_thread(shutil.rmtree, self._jobs_dir / job_id, ignore_errors=True)
 
     async def remove_strays(self) -> None:
         """At start: remove the folders that no row knows. May raise StorageError."""

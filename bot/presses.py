@@ -14,8 +14,8 @@ import msgspec
 
 from bot.animate import animate
 from bot.buttons import Action
-from bot.commands import cancel, may_cancel
 from bot.desk import Desk, stumbled
+from bot.jobs import cancel, may_cancel
 from bot.orders import Asked
 from bot.posts import PostError
 from bot.replies import Reply

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -54,12 +55,16 @@ class Reply:
         self._answered = True
         return True
 
-    async def amend(self, text: str) -> bool:
-        """Replace the answer's words; False when the token is dead."""
+    async def amend(self, text: str, *, file: Path | None = None, spoiler: bool = False) -> bool:
+        """Replace the answer's words, and its file; False when the token is dead."""
+        fields: dict[str, Any] = {}
+        if file is not None:
+            attached = await asyncio.to_thread(discord.File, file, file.name, spoiler=spoiler)
+            fields["attachments"] = [attached]
         try:
             async with asyncio.timeout(AMEND_WITHIN_S):
                 await self._interaction.edit_original_response(
-                    content=text, allowed_mentions=NOBODY
+                    content=text, allowed_mentions=NOBODY, **fields
                 )
         except _LOST as error:
             log.info("answer to interaction %d not changed: %r", self._interaction.id, error)

@@ -100,6 +100,44 @@ class Text(StrEnum):
     CANCEL_NOT_YOURS = "Only {owner} and people who may manage messages here can cancel this job."
     CANCEL_OVER = "Job `{job_id}` is already over ({state})."
 
+    CANCEL_ALL = "All {count} of them"
+
+    # /jobs, /show
+    JOBS = "Your newest jobs, with links"
+    JOBS_NONE = "You have no jobs yet. `/animate` makes one of a picture and a sentence."
+    JOBS_TITLE = "Your jobs"
+    JOBS_LINE = "`{job_id}` · {state} · “{prompt}”{link}"
+    JOBS_LINK = " · [look]({url})"
+    SHOW = "Show a finished video again, for your eyes only"
+    SHOW_LOOKING = "I am fetching the video."
+    SHOW_NOT_YET = "Job `{job_id}` has no video ({state})."
+    SHOW_GONE = "I can not post the file here any more: it is gone, or too large."
+
+    # /privacy, /help
+    PRIVACY = "What I keep of you, and how to have it deleted"
+    PRIVACY_DELETE = "Cancel your jobs and delete everything that is kept of you"
+    PRIVACY_KEPT = (
+        "Of each job I keep: your user id, the server and the channel, your prompt and settings, "
+        "clean copies of your pictures without their place and camera data, the video, and when "
+        "what happened. I keep your presets, and no other messages. Nothing leaves the computer "
+        "that I run on, but for the messages that you see here.\n"
+        "`/privacy delete_everything:True` deletes all of it. Videos that I have posted stay in "
+        "their channels; delete those with the button under each job, or by hand."
+    )
+    PRIVACY_WORKING = "I am deleting what I keep of you."
+    PRIVACY_DELETED = "Deleted: {count} jobs with their pictures and videos, and your presets."
+    PRIVACY_LEFT = "{count} more are just ending; ask again in a minute to have them deleted too."
+    HELP = "How to make a picture move"
+    HELP_TEXT = (
+        "**Make a video**: `/animate`, attach a picture and say in a sentence who moves, and how. "
+        "Or open a message's menu → Apps → Animate this image.\n"
+        "**What helps**: one clear movement, present tense, five seconds; `quality:draft` to try, "
+        "the button *Final quality* when it looks right.\n"
+        "**Your jobs**: `/jobs`, `/show`, `/cancel`; `/queue` shows how long the wait is.\n"
+        "**Settings you like**: `/presets` saves them under a name.\n"
+        "**Your data**: `/privacy`."
+    )
+
     # /queue
     QUEUE = "Who is waiting, and how long it may take"
     QUEUE_EMPTY = "Nobody is waiting, and nothing is being made. `/animate` starts at once."

@@ -115,6 +115,11 @@ def is_draft(job: Job) -> bool:
     return job.request.step_cache is not StepCacheKind.NONE
 
 
+def message_link(guild_id: int | None, channel_id: int, message_id: int) -> str:
+    """Where a message is."""
+    return f"https://discord.com/channels/{guild_id or '@me'}/{channel_id}/{message_id}"
+
+
 def queue_embed(
     running: Sequence[tuple[Job, Progress | None]],
     waiting: Sequence[tuple[Job, Place]],

@@ -5,112 +5,19 @@ The picture's way is short here (`GivenPicture`); test_live.py goes the whole of
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import discord
 import pytest
 import simcord
+from simcord_scene import PICTURE, NoBackend, Scene, jobs, make_job
 
 from bot.client import Client
-from bot.config import Config, DiscordConfig, Limits, StorageConfig
-from bot.delivery import Delivery
-from bot.desk import Desk
-from bot.dispatcher import Dispatcher
-from bot.orders import Orders
-from bot.posts import DiscordPosts
-from bot.publisher import Publisher
-from generator.protocol import Generate, job_request
+from bot.config import Config, DiscordConfig
 from storage.community import Community, Preset, Scope
-from storage.jobs import Job, JobState, JobStore, NewJob, new_job_id
+from storage.jobs import JobState, JobStore
 
-PICTURE = ("boat.png", b"png")
 NEEDED = ["view_channel", "send_messages", "attach_files", "embed_links", "read_message_history"]
-
-
-class GivenPicture(Orders):
-    """Orders whose pictures are good and need no download."""
-
-    async def _fetch_picture(self, source: str | Path, destination: Path) -> str:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        return "first frame of an animation"
-
-
-class NoBackend:
-    """A generator that nobody starts."""
-
-    cancelled: list[str]
-
-    def __init__(self) -> None:
-        self.cancelled = []
-
-    async def cancel(self, job_id: str) -> None:
-        self.cancelled.append(job_id)
-
-    def run(self, order: Generate) -> Any:
-        raise AssertionError("the dispatcher does not run here")
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
-    async with await JobStore.open(tmp_path / "bot.sqlite3") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def community(tmp_path: Path) -> AsyncIterator[Community]:
-    async with await Community.open(tmp_path / "bot.sqlite3") as opened:
-        yield opened
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return Config(
-        storage=StorageConfig(data_dir=tmp_path),
-        limits=Limits(max_seconds=10, max_waiting_per_user=2, max_prompt_chars=150),
-    )
-
-
-@pytest.fixture
-def simcord_bot(
-    config: Config, store: JobStore, community: Community, tmp_path: Path
-) -> Iterator[Client]:
-    client, jobs_dir = Client(config), tmp_path / "jobs"
-    posts = DiscordPosts(client)
-    publisher = Publisher(posts, store, jobs_dir)
-    delivery = Delivery(posts, store, publisher, jobs_dir)
-    client.desk = Desk(
-        config=config,
-        store=store,
-        community=community,
-        orders=GivenPicture(config, store, None, None, jobs_dir),  # type: ignore[arg-type]
-        posts=posts,
-        publisher=publisher,
-        dispatcher=Dispatcher(store, NoBackend(), publisher, delivery, jobs_dir),  # type: ignore[arg-type]
-    )
-    yield client
-
-
-class Scene:
-    def __init__(self, env: simcord.Env) -> None:
-        self.guild = env.create_guild()
-        self.channel = self.guild.create_text_channel("pictures")
-        self.ben = self.guild.add_member(env.create_user("ben"))
-        self.cleo = self.guild.add_member(env.create_user("cleo"))
-
-    async def animate(self, who: Any = None, **options: Any) -> Any:
-        options = {"image": PICTURE, "prompt": "a cat", **options}
-        return await (who or self.ben).slash(self.channel, "animate", **options)
-
-
-@pytest.fixture
-def scene(simcord_env: simcord.Env) -> Scene:
-    return Scene(simcord_env)
-
-
-async def jobs(store: JobStore) -> list[Job]:
-    return list(reversed(await store.recent(100)))
 
 
 async def test_animate_makes_a_row_a_message_and_an_answer(scene: Scene, store: JobStore) -> None:
@@ -183,19 +90,6 @@ async def test_ones_own_prompts_are_offered_again(scene: Scene, store: JobStore)
         await store.request_cancel(job.id)
     await scene.animate(prompt=marked)
     assert (await jobs(store))[-1].request.prompt == long.strip()
-
-
-async def make_job(store: JobStore, scene: Scene, prompt: str) -> Job:
-    return await store.enqueue(
-        NewJob(
-            id=new_job_id(),
-            interaction_id=len(prompt),
-            guild_id=scene.guild.id,
-            channel_id=scene.channel.id,
-            user_id=scene.ben.id,
-            request=job_request(prompt=prompt, seed=1),
-        )
-    )
 
 
 async def test_without_a_seed_every_job_gets_its_own(scene: Scene, store: JobStore) -> None:
@@ -305,7 +199,7 @@ async def test_the_choices_are_ones_own_unfinished_jobs(scene: Scene, store: Job
     await scene.animate(scene.cleo, prompt="a bird")
     first, second, _ = await jobs(store)
     choices = await scene.ben.autocomplete(scene.channel, "cancel", "job", "")
-    assert [choice["value"] for choice in choices] == [second.id, first.id]
+    assert [choice["value"] for choice in choices] == [second.id, first.id, "all"]
     choices = await scene.ben.autocomplete(scene.channel, "cancel", "job", "CAT")
     assert [choice["value"] for choice in choices] == [first.id]
 

@@ -1,0 +1,201 @@
+"""What people do about jobs that are there: look, cancel, show again, have all of them forgotten.
+
+Decides: who may see and cancel what, and what the answers say. Refuses to know: how jobs run, how
+commands are registered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import discord
+from discord import app_commands
+
+from bot.delivery import FITTED_NAME
+from bot.desk import Desk
+from bot.replies import Reply
+from bot.texts import STATES, Text, say
+from bot.views import cancel_choice, message_link, plain, queue_embed, shorten, small_print
+from storage.jobs import Delivery, Job, JobState, UnknownJob, WrongState
+
+log = logging.getLogger(__name__)
+
+ALL = "all"
+CHOICES_SHOWN = 25
+JOBS_SHOWN = 15
+JOBS_SEARCHED = 100
+PROMPT_SHOWN = 60
+MESSAGE_LENGTH = 2000
+MIB = 1 << 20
+
+
+async def cancel(desk: Desk, interaction: discord.Interaction[Any], job_id: str | None) -> None:
+    """Cancel the named job, all of the asker's, or the newest, and say what became of it."""
+    reply = Reply(interaction, desk.posts)
+    if job_id is not None and job_id.strip().lower() == ALL:
+        return await _cancel_all(desk, interaction)
+    if job_id is None:
+        own = await desk.store.unfinished_of(interaction.user.id)
+        if not own:
+            await reply.answer(say(Text.CANCEL_NOTHING))
+            return
+        job: Job | None = own[-1]
+    else:
+        job = await desk.store.get(job_id.strip().lower())
+    if job is None:
+        await reply.answer(say(Text.CANCEL_UNKNOWN, job_id=shorten(plain(job_id or ""), 40)))
+        return
+    if not may_cancel(interaction, job):
+        await reply.answer(say(Text.CANCEL_NOT_YOURS, owner=f"<@{job.user_id}>"))
+        return
+    await reply.answer(await _cancel(desk, job))
+
+
+async def _cancel_all(desk: Desk, interaction: discord.Interaction[Any]) -> None:
+    own = await desk.store.unfinished_of(interaction.user.id)
+    answers = [await _cancel(desk, job) for job in own]
+    text = shorten("\n".join(answers), MESSAGE_LENGTH) or say(Text.CANCEL_NOTHING)
+    await Reply(interaction, desk.posts).answer(text)
+
+
+async def _cancel(desk: Desk, job: Job) -> str:
+    try:
+        job = await desk.dispatcher.cancel(job.id)
+    except WrongState as error:
+        return say(Text.CANCEL_OVER, job_id=job.id, state=STATES[error.job.state])
+    except UnknownJob:
+        return say(Text.CANCEL_UNKNOWN, job_id=job.id)
+    running = job.state is JobState.RUNNING
+    return say(Text.CANCELLED_RUNNING if running else Text.CANCELLED_QUEUED, job_id=job.id)
+
+
+def may_cancel(interaction: discord.Interaction[Any], job: Job) -> bool:
+    """The owner; on the same server also whoever may manage messages where the command is used."""
+    if interaction.user.id == job.user_id:
+        return True
+    same_guild = job.guild_id is not None and interaction.guild_id == job.guild_id
+    return same_guild and interaction.permissions.manage_messages
+
+
+async def cancel_choices(
+    desk: Desk, interaction: discord.Interaction[Any], typed: str
+) -> list[app_commands.Choice[str]]:
+    """The asker's unfinished jobs, newest first, that contain what was typed."""
+    own = await desk.store.unfinished_of(interaction.user.id)
+    choices = [app_commands.Choice(name=cancel_choice(job), value=job.id) for job in reversed(own)]
+    if len(own) > 1:
+        choices.append(app_commands.Choice(name=say(Text.CANCEL_ALL, count=len(own)), value=ALL))
+    return [c for c in choices if typed.lower() in c.name.lower()][:CHOICES_SHOWN]
+
+
+async def queue(desk: Desk, interaction: discord.Interaction[Any]) -> None:
+    """Show everybody's place and estimate."""
+    reply = Reply(interaction, desk.posts)
+    running, places = await desk.store.running(), await desk.dispatcher.places()
+    if not running and not places:
+        await reply.answer(say(Text.QUEUE_EMPTY))
+        return
+    progress = desk.dispatcher.progress
+    shown = queue_embed([(job, progress.get(job.id)) for job in running], places)
+    await reply.answer("", embed=shown)
+
+
+async def list_own(desk: Desk, interaction: discord.Interaction[Any]) -> None:
+    """Show the asker's newest jobs, each with a link to its messages."""
+    reply = Reply(interaction, desk.posts)
+    found = await desk.community.jobs_of(interaction.user.id, JOBS_SHOWN)
+    if not found:
+        await reply.answer(say(Text.JOBS_NONE))
+        return
+    lines = [_job_line(job) for job in found]
+    shown = discord.Embed(title=say(Text.JOBS_TITLE), description="\n".join(lines))
+    await reply.answer("", embed=shown)
+
+
+def _job_line(job: Job) -> str:
+    message_id = job.result_message_id or job.status_message_id
+    link = message_link(job.guild_id, job.channel_id, message_id) if message_id else ""
+    return say(
+        Text.JOBS_LINE,
+        job_id=job.id,
+        state=STATES[job.state],
+        prompt=plain(shorten(job.request.prompt, PROMPT_SHOWN)),
+        link=say(Text.JOBS_LINK, url=link) if link else "",
+    )
+
+
+async def show(desk: Desk, interaction: discord.Interaction[Any], job_id: str) -> None:
+    """Show a finished job's video again to somebody who may see it where it is."""
+    reply, job = Reply(interaction, desk.posts), await desk.store.get(job_id.strip().lower())
+    if job is None or not _may_see(interaction, job):
+        await reply.answer(say(Text.CANCEL_UNKNOWN, job_id=shorten(plain(job_id), 40)))
+        return
+    if job.state is not JobState.FINISHED:
+        await reply.answer(say(Text.SHOW_NOT_YET, job_id=job.id, state=STATES[job.state]))
+        return
+    lines = [small_print(job)]
+    if job.result_message_id is not None and job.delivery is Delivery.DELIVERED:
+        lines.insert(0, message_link(job.guild_id, job.channel_id, job.result_message_id))
+    await reply.answer(say(Text.SHOW_LOOKING))
+    limit = desk.posts.upload_limit_bytes(interaction.guild_id)
+    limit = limit or int(desk.config.limits.upload_limit_mib * MIB)
+    file = await asyncio.to_thread(_best_file, desk.orders.folder(job), job.video or "", limit)
+    if file is None:
+        lines.insert(0, say(Text.SHOW_GONE))
+    await reply.amend("\n".join(lines), file=file, spoiler=job.spoiler)
+
+
+def _best_file(folder: Path, name: str, limit_bytes: int) -> Path | None:
+    """The largest version of the video that may be posted."""
+    versions = [folder / name, *folder.glob(f"{FITTED_NAME}-*/{name}")]
+    sizes = {file: file.stat().st_size for file in versions if name and file.is_file()}
+    fitting = [file for file, size_bytes in sizes.items() if size_bytes <= limit_bytes]
+    return max(fitting, key=lambda file: sizes[file], default=None)
+
+
+def _may_see(interaction: discord.Interaction[Any], job: Job) -> bool:
+    """The owner; else whoever may read the channel that the job was asked for in."""
+    if interaction.user.id == job.user_id or interaction.channel_id == job.channel_id:
+        return True
+    guild, viewer = interaction.guild, interaction.user
+    if guild is None or guild.id != job.guild_id or not isinstance(viewer, discord.Member):
+        return False
+    channel = guild.get_channel_or_thread(job.channel_id)
+    if channel is None or (isinstance(channel, discord.Thread) and channel.is_private()):
+        return False
+    rights = channel.permissions_for(viewer)
+    return rights.view_channel and rights.read_message_history
+
+
+async def show_choices(
+    desk: Desk, interaction: discord.Interaction[Any], typed: str
+) -> list[app_commands.Choice[str]]:
+    """The asker's finished jobs, newest first, that contain what was typed."""
+    own = await desk.community.jobs_of(interaction.user.id, JOBS_SEARCHED)
+    done = [job for job in own if job.state is JobState.FINISHED]
+    choices = [app_commands.Choice(name=cancel_choice(job), value=job.id) for job in done]
+    return [c for c in choices if typed.lower() in c.name.lower()][:CHOICES_SHOWN]
+
+
+async def privacy(desk: Desk, interaction: discord.Interaction[Any], *, delete: bool) -> None:
+    """Say what is kept of the asker, or delete it."""
+    reply = Reply(interaction, desk.posts)
+    if not delete:
+        await reply.answer(say(Text.PRIVACY_KEPT))
+        return
+    await reply.answer(say(Text.PRIVACY_WORKING))
+    user_id = interaction.user.id
+    for job in await desk.store.unfinished_of(user_id):
+        await _cancel(desk, job)
+    gone = await desk.community.erase(user_id)
+    await desk.orders.remove_folders(gone)
+    log.info("user %d had %d jobs erased", user_id, len(gone))
+    left: Sequence[Job] = await desk.community.jobs_of(user_id, JOBS_SEARCHED)
+    text = say(Text.PRIVACY_DELETED, count=len(gone))
+    if left:
+        text += " " + say(Text.PRIVACY_LEFT, count=len(left))
+    await reply.amend(text)

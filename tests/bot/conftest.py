@@ -1,0 +1,65 @@
+"""Fixtures of the bot's command tests, which run on simcord."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import simcord
+from simcord_scene import GivenPicture, NoBackend, Scene
+
+from bot.client import Client
+from bot.config import Config, Limits, StorageConfig
+from bot.delivery import Delivery
+from bot.desk import Desk
+from bot.dispatcher import Dispatcher
+from bot.posts import DiscordPosts
+from bot.publisher import Publisher
+from storage.community import Community
+from storage.jobs import JobStore
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
+    async with await JobStore.open(tmp_path / "bot.sqlite3") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def community(tmp_path: Path) -> AsyncIterator[Community]:
+    async with await Community.open(tmp_path / "bot.sqlite3") as opened:
+        yield opened
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(
+        storage=StorageConfig(data_dir=tmp_path),
+        limits=Limits(max_seconds=10, max_waiting_per_user=2, max_prompt_chars=150),
+    )
+
+
+@pytest.fixture
+def simcord_bot(
+    config: Config, store: JobStore, community: Community, tmp_path: Path
+) -> Iterator[Client]:
+    client, jobs_dir = Client(config), tmp_path / "jobs"
+    posts = DiscordPosts(client)
+    publisher = Publisher(posts, store, jobs_dir)
+    delivery = Delivery(posts, store, publisher, jobs_dir)
+    client.desk = Desk(
+        config=config,
+        store=store,
+        community=community,
+        orders=GivenPicture(config, store, None, None, jobs_dir),  # type: ignore[arg-type]
+        posts=posts,
+        publisher=publisher,
+        dispatcher=Dispatcher(store, NoBackend(), publisher, delivery, jobs_dir),  # type: ignore[arg-type]
+    )
+    yield client
+
+
+@pytest.fixture
+def scene(simcord_env: simcord.Env) -> Scene:
+    return Scene(simcord_env)

@@ -1,0 +1,66 @@
+"""A simulated Discord for command tests: what is left out, and the people on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import simcord
+
+from bot.orders import Orders
+from generator.protocol import Generate, job_request
+from storage.jobs import Job, JobStore, NewJob, new_job_id
+
+PICTURE = ("boat.png", b"png")
+
+
+class GivenPicture(Orders):
+    """Orders whose pictures are good and need no download."""
+
+    async def _fetch_picture(self, source: str | Path, destination: Path) -> str:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        return "first frame of an animation"
+
+
+class NoBackend:
+    """A generator that nobody starts."""
+
+    cancelled: list[str]
+
+    def __init__(self) -> None:
+        self.cancelled = []
+
+    async def cancel(self, job_id: str) -> None:
+        self.cancelled.append(job_id)
+
+    def run(self, order: Generate) -> Any:
+        raise AssertionError("the dispatcher does not run here")
+
+
+class Scene:
+    def __init__(self, env: simcord.Env) -> None:
+        self.guild = env.create_guild()
+        self.channel = self.guild.create_text_channel("pictures")
+        self.ben = self.guild.add_member(env.create_user("ben"))
+        self.cleo = self.guild.add_member(env.create_user("cleo"))
+
+    async def animate(self, who: Any = None, **options: Any) -> Any:
+        options = {"image": PICTURE, "prompt": "a cat", **options}
+        return await (who or self.ben).slash(self.channel, "animate", **options)
+
+
+async def jobs(store: JobStore) -> list[Job]:
+    return list(reversed(await store.recent(100)))
+
+
+async def make_job(store: JobStore, scene: Scene, prompt: str) -> Job:
+    return await store.enqueue(
+        NewJob(
+            id=new_job_id(),
+            interaction_id=len(prompt),
+            guild_id=scene.guild.id,
+            channel_id=scene.channel.id,
+            user_id=scene.ben.id,
+            request=job_request(prompt=prompt, seed=1),
+        )
+    )

@@ -1,0 +1,101 @@
+"""Commands about jobs that are there: list, show, cancel all, forget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import discord
+from simcord_scene import Scene, jobs
+
+from generator.protocol import job_request
+from storage.community import Community, Preset, Scope
+from storage.jobs import JobState, JobStore, NewJob, new_job_id
+
+
+async def test_cancel_all_cancels_all_of_ones_own(scene: Scene, store: JobStore) -> None:
+    await scene.animate()
+    await scene.animate()
+    await scene.animate(scene.cleo)
+    choices = await scene.ben.autocomplete(scene.channel, "cancel", "job", "")
+    assert choices[-1] == {"name": "All 2 of them", "value": "all"}
+    await scene.ben.slash(scene.channel, "cancel", job="all")
+    states = [job.state for job in await jobs(store)]
+    assert states == [JobState.CANCELLED, JobState.CANCELLED, JobState.QUEUED]
+    result = await scene.ben.slash(scene.channel, "cancel", job="all")
+    assert result.response.content == "You have no job that could be cancelled."
+
+
+async def test_jobs_lists_ones_own_with_links(scene: Scene, store: JobStore) -> None:
+    result = await scene.ben.slash(scene.channel, "jobs")
+    assert result.response.content.startswith("You have no jobs yet")
+    await scene.animate(prompt="**my** cat")
+    await scene.animate(scene.cleo, prompt="a dog")
+    result = await scene.ben.slash(scene.channel, "jobs")
+    assert result.ephemeral
+    [mine, _] = await jobs(store)
+    text = result.response.embeds[0].description or ""
+    assert f"`{mine.id}` · waiting · “\\*\\*my\\*\\* cat”" in text
+    assert f"/{mine.status_message_id})" in text
+    assert "dog" not in text
+
+
+async def test_show_is_for_those_who_may_see_the_channel(
+    scene: Scene, store: JobStore, tmp_path: Path
+) -> None:
+    everyone = scene.guild.default_role
+    hidden = scene.guild.create_text_channel(
+        "hidden",
+        overwrites={
+            everyone: discord.PermissionOverwrite(view_channel=False),
+            scene.ben: discord.PermissionOverwrite(view_channel=True),
+        },
+    )
+    ids = []
+    for channel in (scene.channel, hidden):
+        job = await store.enqueue(
+            NewJob(
+                id=new_job_id(),
+                interaction_id=channel.id,
+                guild_id=scene.guild.id,
+                channel_id=channel.id,
+                user_id=scene.ben.id,
+                request=job_request(prompt="a cat", seed=1),
+            )
+        )
+        await store.claim_next()
+        ids.append((await store.finish(job.id, f"framepack-{job.id}.mp4")).id)
+        folder = tmp_path / "jobs" / job.id
+        folder.mkdir(parents=True)
+        (folder / f"framepack-{job.id}.mp4").write_bytes(b"a video")
+    other = scene.guild.create_text_channel("other")
+    for who, seen in ((scene.ben, [True, True]), (scene.cleo, [True, False])):
+        for job_id, may in zip(ids, seen, strict=True):
+            result = await who.slash(other, "show", job=job_id)
+            assert result.ephemeral
+            files = [file.filename for file in result.response.attachments]
+            assert files == ([f"framepack-{job_id}.mp4"] if may else [])
+    assert f"I know no job `{ids[1]}`" in result.response.content
+
+
+async def test_privacy_deletes_everything_of_ones_own(
+    scene: Scene, store: JobStore, community: Community, tmp_path: Path
+) -> None:
+    kept = await scene.ben.slash(scene.channel, "privacy")
+    assert "your prompt and settings" in kept.response.content
+    await scene.animate()
+    await scene.animate(scene.cleo)
+    _, other = await jobs(store)
+    await community.save_preset(
+        Preset(scope=Scope.USER, owner_id=scene.ben.id, name="wild", settings={})
+    )
+    result = await scene.ben.slash(scene.channel, "privacy", delete_everything=True)
+    assert result.response.content.startswith("Deleted: 1 jobs")
+    assert [job.id for job in await jobs(store)] == [other.id]
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == [other.id]
+    assert await community.presets(scene.ben.id, None) == []
+
+
+async def test_help_names_the_commands(scene: Scene) -> None:
+    result = await scene.ben.slash(scene.channel, "help")
+    for name in ("animate", "jobs", "show", "cancel", "queue", "presets", "privacy"):
+        assert f"`/{name}`" in result.response.content
