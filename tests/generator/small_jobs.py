@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import tempfile
+from argparse import Namespace
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import imageio_ffmpeg
@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from generator.__main__ import _parser
 from generator.pipeline import generate
 from generator.protocol import Finished, JobRequest, Progress, Stage, job_request
 from generator.workshop import Workshop, open_workshop
@@ -39,9 +40,13 @@ def small_request(**changes: Any) -> JobRequest:
 
 def small_workshop(model: Path, cache_dir: Path | None = None) -> Workshop:
     """A workshop as a fresh process would open it."""
-    settings = {"device": "cpu", "dtype": "auto", "placement": "auto", "preserve_vram_gib": 0.0}
-    settings |= {"storage": "native", "attention": "auto"}
-    return open_workshop(SimpleNamespace(model=str(model), cache_dir=cache_dir, **settings))
+    return open_workshop(serve_settings(model=str(model), cache_dir=cache_dir))
+
+
+def serve_settings(**changes: Any) -> Any:
+    """The words of `serve` with their defaults, on the CPU."""
+    settings = _parser().parse_args(["serve", "--device", "cpu"])
+    return Namespace(**{**vars(settings), **changes})
 
 
 def draw_picture(path: Path, width: int = 64, height: int = 64, phase: int = 0) -> Path:

@@ -22,7 +22,7 @@ STEPS = 8
 THRESHOLDS = {
     StepCacheKind.TEACACHE: 0.15,
     StepCacheKind.MAGCACHE: 0.3,
-    StepCacheKind.FIRST_BLOCK: 0.3,
+    StepCacheKind.FIRST_BLOCK: 0.4,
 }
 
 
