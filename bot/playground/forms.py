@@ -117,7 +117,7 @@ class Form:
                 raise ClientRefused("a link button sends nothing to the bot")
             return data
         chosen = self._chosen(control, list(values))
-        return data | {"values": chosen, "resolved": self.resolved}
+        return data | {"values": chosen} | ({"resolved": self.resolved} if self.resolved else {})
 
     def modal(self, modal: Payload, given: Mapping[str, ModalValue]) -> Payload:
         """The data of a submitted modal; `given` maps custom_ids to values."""

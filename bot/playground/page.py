@@ -212,7 +212,7 @@ class Page:
     async def _tell(self, socket: web.WebSocketResponse, user: User) -> None:
         self._discord.world.open_dm(user)
         view = View(self._discord, user)
-        state, place = None, view.place()
+        state, place = None, view.place() | {"now_ms": 0}
         await _send(socket, [view.everything() | self._about()])
         while not socket.closed:
             news = list(view.news())

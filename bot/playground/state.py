@@ -66,6 +66,11 @@ class Clock:
         """The playground's time in UTC."""
         return datetime.now(UTC) + self._ahead
 
+    @property
+    def ahead_s(self) -> float:
+        """How far it runs ahead of the real time."""
+        return self._ahead.total_seconds()
+
     def turn_forward(self, seconds: float) -> None:
         """Let `seconds` have passed at once."""
         self._ahead += timedelta(seconds=seconds)

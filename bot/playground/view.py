@@ -66,6 +66,7 @@ class View:
             "is_member": world.is_member,
             "online": self.discord.gateway.is_connected,
             "faults": [fault.name for fault in self.discord.faults.waiting],
+            "ahead_s": world.clock.ahead_s,
             "now_ms": int(world.clock.now().timestamp() * 1000),
             "users": [self._user(user) for user in world.users.values()],
             "roles": [{"id": str(role.id), "name": role.name} for role in world.guild.roles],

@@ -17,7 +17,7 @@ export function composer(place, act, names) {
     id: "composer", rows: 1, class: "grows", role: "combobox", "aria-expanded": "false", "aria-controls": "picker",
     "aria-autocomplete": "list", "aria-label": "Message, or / for commands", oninput: offer, onkeydown: onKey,
   });
-  const send = el("button", { type: "button", class: "icon send", "aria-label": "Send", onclick: submit }, icon(GO));
+  const send = el("button", { type: "button", class: "icon send", "aria-label": "Send the message", onclick: submit }, icon(GO));
   const slash = el("button", { type: "button", class: "icon slash", "aria-label": "Commands", title: "Commands", onclick: () => { box.value = "/"; box.focus(); offer(); }, text: "/" });
   const bar = el("div", { class: "bar" }, el("label", { class: "icon", for: "say-file", title: "Attach files" }, icon(PLUS)), upload, box, slash, send);
   const trouble = el("p", { class: "trouble", role: "alert" });
