@@ -14,6 +14,8 @@ from discord import app_commands
 from bot import jobs
 from bot.animate import animate_command
 from bot.desk import Desk
+from bot.menu import menu_command
+from bot.presets import presets_group
 from bot.replies import Reply
 from bot.texts import Text, say
 
@@ -28,7 +30,13 @@ def build_commands(desk: Desk) -> list[AnyCommand]:
         guild=True, dm_channel=desk.config.discord.allow_dms, private_channel=False
     )
     installs = app_commands.AppInstallationType(guild=True, user=False)
-    commands: list[AnyCommand] = [animate_command(desk), *_about_jobs(desk), *_about_bot(desk)]
+    commands: list[AnyCommand] = [
+        animate_command(desk),
+        menu_command(desk),
+        *_about_jobs(desk),
+        presets_group(desk),
+        *_about_bot(desk),
+    ]
     for command in commands:
         command.allowed_contexts, command.allowed_installs = contexts, installs
     return commands

@@ -8,7 +8,7 @@ Refuses to know: who asks. Every range is the protocol's or the config's; the wo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import discord
@@ -143,7 +143,11 @@ def pictures_of(image: str, given: Mapping[str, Any]) -> dict[str, str]:
 def references_of(given: Mapping[str, Any]) -> dict[str, str]:
     """File name → address of the references that were attached, without gaps in their numbers."""
     names = (f"reference{n}" for n in range(1, REFERENCES + 1))
-    attached = [given[name] for name in names if given.get(name) is not None]
+    return reference_files([given[name] for name in names if given.get(name) is not None])
+
+
+def reference_files(attached: Sequence[discord.Attachment]) -> dict[str, str]:
+    """File name → address of these references."""
     return {f"reference-{n}.png": file.url for n, file in enumerate(attached, start=1)}
 
 

@@ -15,6 +15,7 @@ import msgspec
 from bot.animate import animate
 from bot.buttons import Action
 from bot.desk import Desk, stumbled
+from bot.forms import FORM_TIMEOUT_S, number, text_field
 from bot.jobs import cancel, may_cancel
 from bot.orders import Asked
 from bot.posts import PostError
@@ -22,9 +23,6 @@ from bot.replies import Reply
 from bot.texts import Text, say
 from generator.protocol import StepCacheKind, limits
 from storage.jobs import Delivery, Job, JobState
-
-FORM_TIMEOUT_S = 900.0
-"""As long as Discord keeps an interaction alive."""
 
 
 async def pressed(
@@ -93,13 +91,13 @@ class EditForm(discord.ui.Modal):
         super().__init__(title=say(Text.EDIT_TITLE), timeout=FORM_TIMEOUT_S)
         request = job.request
         self._desk, self._job = desk, job
-        self._prompt = _field(
+        self._prompt = text_field(
             "prompt", request.prompt, desk.config.limits.max_prompt_chars, is_long=True
         )
-        self._seconds = _field("seconds", f"{request.seconds:g}", 10)
-        self._steps = _field("steps", str(request.steps), 3)
-        self._seed = _field("seed", str(request.seed), 20, required=False)
-        self._negative = _field(
+        self._seconds = text_field("seconds", f"{request.seconds:g}", 10)
+        self._steps = text_field("steps", str(request.steps), 3)
+        self._seed = text_field("seed", str(request.seed), 20, required=False)
+        self._negative = text_field(
             "negative",
             request.negative_prompt,
             int(limits("negative_prompt").high),
@@ -137,23 +135,3 @@ class EditForm(discord.ui.Modal):
     ) -> None:
         """As for a command."""
         await stumbled(self._desk, interaction, error)
-
-
-def number(typed: str, kind: type[int] | type[float]) -> int | float:
-    """The number that somebody typed; a decimal comma counts too. ValueError is for the asker."""
-    try:
-        return kind(typed.strip().replace(",", "."))
-    except ValueError:
-        raise ValueError(say(Text.NO_NUMBER, typed=typed[:20])) from None
-
-
-def _field(
-    name: str, value: str, longest: int, *, required: bool = True, is_long: bool = False
-) -> discord.ui.TextInput[Any]:
-    return discord.ui.TextInput(
-        custom_id=name,
-        default=value or None,
-        max_length=longest,
-        required=required,
-        style=discord.TextStyle.paragraph if is_long else discord.TextStyle.short,
-    )

@@ -113,6 +113,33 @@ class Text(StrEnum):
     SHOW_NOT_YET = "Job `{job_id}` has no video ({state})."
     SHOW_GONE = "I can not post the file here any more: it is gone, or too large."
 
+    # the menu's entry and its form
+    MENU = "Animate this image"
+    MENU_NO_PICTURE = "This message has no picture. Use the menu of a message with one attached."
+    MENU_PRESET = "Preset (empty: none)"
+    MENU_REFERENCES = "Pictures of what should look the same"
+
+    # /presets
+    PRESETS = "Settings under a name"
+    PRESETS_LIST = "Your presets and this server's"
+    PRESETS_SHOW = "The settings of one preset"
+    PRESETS_SAVE = "Save the settings of one of your jobs under a name"
+    PRESETS_DELETE = "Delete a preset"
+    PRESETS_NAME = "The preset's name"
+    PRESETS_JOB = "Whose settings (otherwise those of your newest job)"
+    PRESETS_SERVER = "Everybody's on this server, for those who manage it, instead of yours alone"
+    PRESETS_TITLE = "Presets"
+    PRESETS_EMPTY = "There are none yet. `/presets save` keeps the settings of your newest job."
+    PRESET_LINE = "`{name}`{whose} — {settings}"
+    PRESET_SERVERS = " (this server's)"
+    PRESET_USUAL = "the usual settings"
+    PRESET_SAVED = "Saved as `{name}`: {settings}. Use it with `/animate preset:{name}`."
+    PRESET_DELETED = "Deleted the preset `{name}`."
+    PRESET_NOT_THERE = "There is no preset `{name}`; `/presets list` shows those that there are."
+    PRESET_NAME = "A preset's name has 1 to 32 letters, digits, spaces, - or _; choose another."
+    PRESET_FULL = "{limit} presets are the most; delete one with `/presets delete` first."
+    PRESET_ADMINS = "The server's presets are for those who have the permission Manage Server."
+
     # /privacy, /help
     PRIVACY = "What I keep of you, and how to have it deleted"
     PRIVACY_DELETE = "Cancel your jobs and delete everything that is kept of you"

@@ -130,6 +130,24 @@ async def test_edit_is_a_form_with_the_old_values(live: Live) -> None:
     assert request.seed != 3
 
 
+async def test_a_picture_in_a_message_is_animated_from_its_menu(live: Live) -> None:
+    playground = live.playground
+    text = await playground.say(playground.cleo, playground.pictures, "no picture")
+    message = await playground.say(playground.cleo, playground.pictures, "look", [PICTURE])
+    async with live.running():
+        refused = await playground.message_command(playground.ben, text, "Animate this image")
+        await live.answer_says(refused, "This message has no picture")
+        asked = await playground.message_command(playground.ben, message, "Animate this image")
+        await playground.until(lambda: asked.modal)
+        filled = {"prompt": "the boat rocks", "seconds": "1.5", "references": [PICTURE, PICTURE]}
+        submitted = await playground.submit_modal(asked, filled)
+        await live.answer_says(submitted, "https://discord.com/channels/")
+        await live.video()
+    [job] = live.jobs()
+    assert (job.request.seconds, job.user_id) == (1.5, playground.ben.id)
+    assert job.request.references == ("reference-1.png", "reference-2.png")
+
+
 async def test_delete_takes_everything_away_and_is_for_owner_and_moderators(live: Live) -> None:
     playground = live.playground
     async with live.running():

@@ -1,0 +1,88 @@
+"""The entry "Animate this image" in a message's menu, and the form that it opens.
+
+Decides: which picture of a message is meant, what the form asks. Refuses to know: how a wish is
+taken. The form also takes further pictures, which the command has options for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import discord
+from discord import app_commands
+
+from bot.animate import IMAGE, animate, with_preset
+from bot.desk import Desk, stumbled
+from bot.forms import FORM_TIMEOUT_S, number, text_field
+from bot.options import REFERENCES, reference_files
+from bot.orders import Asked, Refusal
+from bot.replies import Reply
+from bot.texts import Text, say
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".heic", ".avif", ".bmp")
+
+
+def menu_command(desk: Desk) -> app_commands.ContextMenu:
+    """The menu's entry as discord.py registers it."""
+
+    async def callback(interaction: discord.Interaction[Any], message: discord.Message) -> None:
+        picture = picture_in(message)
+        if picture is None:
+            await Reply(interaction, desk.posts).answer(say(Text.MENU_NO_PICTURE))
+            return
+        await interaction.response.send_modal(MenuForm(desk, picture.url))
+
+    return app_commands.ContextMenu(name=say(Text.MENU), callback=callback)
+
+
+def picture_in(message: discord.Message) -> discord.Attachment | None:
+    """The first picture that is attached to a message. What it really is, intake finds out."""
+    for attachment in message.attachments:
+        kind = attachment.content_type or ""
+        if kind.startswith("image/") or attachment.filename.lower().endswith(PICTURE_ENDINGS):
+            return attachment
+    return None
+
+
+class MenuForm(discord.ui.Modal):
+    """What should happen in a picture that is there already."""
+
+    def __init__(self, desk: Desk, picture_url: str) -> None:
+        super().__init__(title=say(Text.MENU), timeout=FORM_TIMEOUT_S)
+        self._desk, self._picture_url = desk, picture_url
+        defaults, limits = desk.config.defaults, desk.config.limits
+        self._prompt = text_field("prompt", "", limits.max_prompt_chars, is_long=True)
+        self._seconds = text_field("seconds", f"{defaults.seconds:g}", 10)
+        self._preset = text_field("preset", "", 32, required=False)
+        self._references = discord.ui.FileUpload[Any](
+            custom_id="references", required=False, min_values=0, max_values=REFERENCES
+        )
+        self.add_item(discord.ui.Label(text=say(Text.EDIT_PROMPT), component=self._prompt))
+        self.add_item(discord.ui.Label(text=say(Text.EDIT_SECONDS), component=self._seconds))
+        self.add_item(discord.ui.Label(text=say(Text.MENU_PRESET), component=self._preset))
+        self.add_item(discord.ui.Label(text=say(Text.MENU_REFERENCES), component=self._references))
+
+    async def on_submit(self, interaction: discord.Interaction[Any], /) -> None:
+        """The form becomes a wish."""
+        settings: dict[str, Any] = {}
+        pictures: dict[str, str | Path] = {IMAGE: self._picture_url}
+        try:
+            if self._preset.value.strip():
+                preset = await with_preset(self._desk, interaction, self._preset.value)
+                settings |= preset.settings
+            settings["seconds"] = number(self._seconds.value, float)
+        except (Refusal, ValueError) as refusal:
+            await Reply(interaction, self._desk.posts).answer(str(refusal))
+            return
+        references = reference_files(self._references.values)
+        if references:
+            settings["references"] = tuple(references)
+        asked = Asked(prompt=self._prompt.value, settings=settings)
+        await animate(self._desk, interaction, asked, pictures | references)
+
+    async def on_error(  # type: ignore[override]  # as discord.ui.Modal has it
+        self, interaction: discord.Interaction[Any], error: Exception, /
+    ) -> None:
+        """As for a command."""
+        await stumbled(self._desk, interaction, error)
