@@ -7,16 +7,15 @@ loaded twice, and none is held in more bytes than its file or its compute dtype 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from generator.block_sources import FileSource, Layout, RamSource, lay_out
+from generator.block_sources import BlockSource, lay_out
 from generator.devices import Device
 from generator.errors import ModelError
 from generator.fp8 import Storage, converted_folder, is_fp8
@@ -33,22 +32,16 @@ READ_PAST_BLOCKS = ("transformer_blocks.0.norm1.",)  # TeaCache calls it on its 
 EMBEDDING = "embed_tokens"
 
 
-class Origin(StrEnum):
-    """Where streamed blocks wait."""
-
-    RAM = "ram"
-    FILES = "files"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a part is put together. `resident` blocks keep their place on the device."""
+    """How a part is put together. `resident` blocks keep their place on the device; of the others
+    `in_ram` wait in pinned RAM, and the rest is read from files each time. None: all of them."""
 
     device: torch.device
     dtype: torch.dtype
-    origin: Origin
     storage: Storage = Storage.NATIVE
-    resident: int | None = None  # None: all of them
+    resident: int | None = None
+    in_ram: int | None = None
 
 
 class Assembled:
@@ -58,17 +51,17 @@ class Assembled:
         self,
         module: nn.Module,
         files: TensorFiles,
-        source: RamSource | FileSource | None,
+        source: BlockSource | None,
         stream: BlockStream | None,
     ):
         self.module, self.files, self.source, self.stream = module, files, source, stream
 
-    def close(self, *, keep_source: bool = False) -> RamSource | None:
+    def close(self, *, keep_source: bool = False) -> BlockSource | None:
         """Give everything back; with `keep_source` what waits in RAM is returned instead."""
         if self.stream is not None:
             self.stream.close()
         self.files.close()
-        if keep_source and isinstance(self.source, RamSource):
+        if keep_source and self.source is not None and self.source.holds:
             return self.source
         if self.source is not None:
             self.source.close()
@@ -93,7 +86,7 @@ def blocks_of(module: nn.Module, part: str) -> list[Block]:
 
 
 def assemble(
-    model: ModelFolder, part: str, recipe: Recipe, device: Device, kept: RamSource | None = None
+    model: ModelFolder, part: str, recipe: Recipe, device: Device, kept: BlockSource | None = None
 ) -> Assembled:
     """Put the part together. ModelError when its files are not this model's.
 
@@ -121,7 +114,8 @@ def assemble(
         cast_on_use(block.module, recipe.dtype)
     source, stream = None, None
     if layouts:
-        source = kept or _source(recipe.origin, layouts, files, device)
+        source = kept or BlockSource(layouts, files, device, waiting(layouts, recipe.in_ram))
+        source.files = files
         stream = BlockStream([block.module for block in blocks], source, device)
     else:
         files.close()  # nothing is read from now on
@@ -134,12 +128,10 @@ def spread(count: int, wanted: int) -> Collection[int]:
     return {i * count // wanted for i in range(wanted)} if wanted else set()
 
 
-def _source(
-    origin: Origin, layouts: dict[int, Layout], files: TensorFiles, device: Device
-) -> RamSource | FileSource:
-    if origin is Origin.RAM:
-        return RamSource(layouts, files, device)
-    return FileSource(layouts, files, device)
+def waiting(streamed: Iterable[int], in_ram: int | None) -> set[int]:
+    """Which of the streamed blocks wait in RAM: evenly spread, so that reads have time."""
+    order = sorted(streamed)
+    return {order[i] for i in spread(len(order), len(order) if in_ram is None else in_ram)}
 
 
 def _streamed_names(block: Block) -> dict[str, str]:

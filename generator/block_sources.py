@@ -6,7 +6,7 @@ read ahead. Refuses to know: slots and their order (`streaming`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,34 +72,6 @@ def read_block(layout: Layout, files: TensorFiles, destination: Tensor) -> None:
             place.view(one.dtype).view(one.shape).copy_(files.read(one.source))
 
 
-class RamSource:
-    """All blocks wait in pinned RAM: read once, copied many times."""
-
-    ahead = False
-
-    def __init__(self, layouts: dict[int, Layout], files: TensorFiles, device: Device):
-        self.layouts = layouts
-        self._held: dict[int, Tensor] = {}
-        self._unpin: list[Callable[[], None]] = []
-        for index, layout in layouts.items():
-            buffer = torch.empty(layout.nbytes, dtype=torch.uint8)
-            read_block(layout, files, buffer)
-            self._unpin.append(device.pin(buffer))
-            self._held[index] = buffer
-
-    def fill(self, device: Device, index: int, slot: Tensor, after: Any) -> Any:
-        return device.start_copy(slot, self._held[index], after)
-
-    def read_ahead(self, device: Device, index: int) -> None:
-        pass
-
-    def close(self) -> None:
-        for unpin in self._unpin:
-            unpin()
-        self._unpin.clear()
-        self._held.clear()
-
-
 @dataclass(kw_only=True)
 class _Staging:
     buffer: Tensor
@@ -109,36 +81,66 @@ class _Staging:
     age: int = 0
 
 
-class FileSource:
-    """Blocks are read from their files each time, one more block ahead than is being copied."""
+class BlockSource:
+    """The bytes of streamed blocks: those `in_ram` were read once into pinned RAM, the others are
+    read from their files each time, one block more than is being copied.
 
-    ahead = True
+    `files` may be replaced by an equal one. Close it.
+    """
 
-    def __init__(self, layouts: dict[int, Layout], files: TensorFiles, device: Device):
-        self.layouts, self._files = layouts, files
-        largest = max((layout.nbytes for layout in layouts.values()), default=0)
-        self._staging, self._clock = [], 0
-        for _ in range(2 if device.staged else 0):
+    def __init__(
+        self,
+        layouts: dict[int, Layout],
+        files: TensorFiles,
+        device: Device,
+        in_ram: Collection[int],
+    ):
+        self.layouts, self.files = layouts, files
+        self._held: dict[int, Tensor] = {}
+        self._unpin: list[Callable[[], None]] = []
+        for index in sorted(in_ram):
+            buffer = torch.empty(layouts[index].nbytes, dtype=torch.uint8)
+            read_block(layouts[index], files, buffer)
+            self._unpin.append(device.pin(buffer))
+            self._held[index] = buffer
+        self.read_each_time = [index for index in sorted(layouts) if index not in self._held]
+        largest = max((layouts[index].nbytes for index in self.read_each_time), default=0)
+        self._staging, self._clock = list[_Staging](), 0
+        for _ in range(2 if device.staged and largest else 0):
             buffer = torch.empty(largest, dtype=torch.uint8)
             self._staging.append(_Staging(buffer=buffer, unpin=device.pin(buffer)))
 
+    @property
+    def holds(self) -> bool:
+        """Whether anything waits in RAM."""
+        return bool(self._held)
+
     def fill(self, device: Device, index: int, slot: Tensor, after: Any) -> Any:
+        """Begin to fill the slot with a block; returns the device's mark. Takes as long as a read
+        for a block of `read_each_time` that was not read ahead."""
+        if index in self._held:
+            return device.start_copy(slot, self._held[index], after)
         layout = self.layouts[index]
         if not device.staged:
-            read_block(layout, self._files, slot)
+            read_block(layout, self.files, slot)
             return device.start_copy(slot, slot[: layout.nbytes], after)
         staging = self._staged(device, index)
         staging.copy = device.start_copy(slot, staging.buffer[: layout.nbytes], after)
         return staging.copy
 
     def read_ahead(self, device: Device, index: int) -> None:
-        if device.staged:
-            self._staged(device, index)
+        """Read the next block of `read_each_time` from `index` on, if it is not there already."""
+        if device.staged and self.read_each_time:
+            later = [i for i in self.read_each_time if i >= index] or self.read_each_time
+            self._staged(device, later[0])
 
     def close(self) -> None:
-        for staging in self._staging:
-            staging.unpin()
+        """Give all RAM back."""
+        for unpin in [*self._unpin, *(staging.unpin for staging in self._staging)]:
+            unpin()
+        self._unpin.clear()
         self._staging.clear()
+        self._held.clear()
 
     def _staged(self, device: Device, index: int) -> _Staging:
         self._clock += 1
@@ -148,7 +150,7 @@ class FileSource:
             if found.copy is not None:
                 device.settle(found.copy)  # it may still be read from
             found.copy, found.index = None, None
-            read_block(self.layouts[index], self._files, found.buffer)
+            read_block(self.layouts[index], self.files, found.buffer)
             found.index = index
         found.age = self._clock
         return found

@@ -27,7 +27,9 @@ SAMPLING_BYTES = int(
 TILED_DECODING_BYTES = int(2.9 * GIB)
 WHOLE_DECODING_BYTES = int(14.5 * GIB)
 DRIVER_BYTES = int(0.6 * GIB)  # CUDA's own context and cuBLAS workspaces
-RAM_BESIDE_BYTES = 3 * GIB  # Python, libraries, staging, the encoder of the video
+RAM_BESIDE_BYTES = int(4.5 * GIB)  # Python, staging, decoded frames, the video's encoder
+RAM_SHARE = 0.75  # of what is free may be pinned: pinned RAM is lost to everybody else
+WORTH_PINNING = 2 * GIB
 
 
 class Mode(StrEnum):
@@ -36,8 +38,8 @@ class Mode(StrEnum):
     AUTO = "auto"
     RESIDENT = "resident"  # every part stays on the GPU
     SWAP = "swap"  # the transformer on the GPU, other parts come and go
-    STREAM = "stream"  # its blocks pass through the GPU, from pinned RAM
-    DISK = "disk"  # its blocks pass through the GPU, from their files
+    STREAM = "stream"  # its blocks pass through the GPU, from pinned RAM as far as there is room
+    DISK = "disk"  # its blocks pass through the GPU, all of them from their files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +66,12 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A mode, how many blocks stay on the GPU (None: all), and why in one sentence."""
+    """A mode, how many blocks stay on the GPU (None: all), how many of the others wait in RAM, and
+    why in one sentence."""
 
     mode: Mode
     resident: int | None = None
+    in_ram: int = 0
     why: str = ""
 
 
@@ -118,10 +122,13 @@ def choose(needs: Needs, machine: Machine, wanted: Mode, *, preserve: int = 0) -
     """The best mode for this machine, or the wanted one with its details. `preserve`: bytes of VRAM
     that are left to others while sampling."""
     room = machine.vram_free - preserve - DRIVER_BYTES
-    sampling, ram = needs.working(SAMPLING_BYTES), machine.ram_free - RAM_BESIDE_BYTES
+    sampling = needs.working(SAMPLING_BYTES)
+    ram = min(int(machine.ram_free * RAM_SHARE), machine.ram_free - RAM_BESIDE_BYTES)
     resident = resident_blocks(needs, room - sampling)
-    waiting = sum(size for i, size in enumerate(needs.blocks) if i not in resident)
+    streamed = [i for i in range(len(needs.blocks)) if i not in resident]
+    held = [] if wanted is Mode.DISK else waiting_blocks(needs, streamed, ram)
     everything = needs.all_parts + needs.working(WHOLE_DECODING_BYTES)
+    fits = sum(needs.blocks[i] for i in held) >= min(WORTH_PINNING, needs.transformer // 4)
     modes = (
         (Mode.RESIDENT, everything <= room, f"everything needs {everything / GIB:.1f} GiB VRAM"),
         (
@@ -129,15 +136,32 @@ def choose(needs: Needs, machine: Machine, wanted: Mode, *, preserve: int = 0) -
             needs.transformer + sampling <= room,
             f"the transformer needs {(needs.transformer + sampling) / GIB:.1f} GiB VRAM",
         ),
-        (Mode.STREAM, waiting <= ram, f"the blocks in RAM need {waiting / GIB:.1f} GiB"),
-        (Mode.DISK, True, f"{waiting / GIB:.1f} GiB of blocks do not fit into RAM"),
+        (Mode.STREAM, fits or not streamed, _where(needs, resident, held, streamed)),
+        (Mode.DISK, True, _where(needs, resident, [], streamed)),
     )
     mode, _, why = next(m for m in modes if (m[1] if wanted is Mode.AUTO else m[0] is wanted))
-    asked = "" if wanted is Mode.AUTO else "asked for; "
+    why = f"{mode}: {'' if wanted is Mode.AUTO else 'asked for; '}{why}, with {machine}"
     if mode in (Mode.RESIDENT, Mode.SWAP):
-        return Choice(mode=mode, why=f"{mode}: {asked}{why}, with {machine}")
-    kept = f"{len(resident)} of {len(needs.blocks)} blocks stay on the GPU"
-    return Choice(mode=mode, resident=len(resident), why=f"{mode}: {asked}{why}; {kept}; {machine}")
+        return Choice(mode=mode, why=why)
+    in_ram = len(held) if mode is Mode.STREAM else 0
+    return Choice(mode=mode, resident=len(resident), in_ram=in_ram, why=why)
+
+
+def waiting_blocks(needs: Needs, streamed: list[int], ram: int) -> list[int]:
+    """As many evenly spread ones of the streamed blocks as fit into that much RAM."""
+    for count in range(len(streamed), 0, -1):
+        held = [streamed[i] for i in sorted(spread(len(streamed), count))]
+        if sum(needs.blocks[i] for i in held) <= ram:
+            return held
+    return []
+
+
+def _where(needs: Needs, resident: set[int], held: list[int], streamed: list[int]) -> str:
+    in_ram = sum(needs.blocks[i] for i in held) / GIB
+    return (
+        f"of {len(needs.blocks)} blocks {len(resident)} stay on the GPU, {len(held)} wait in RAM "
+        f"({in_ram:.1f} GiB), {len(streamed) - len(held)} are read each step"
+    )
 
 
 def resident_blocks(needs: Needs, room: int) -> set[int]:

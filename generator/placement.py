@@ -13,14 +13,15 @@ import gc
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from generator.assembly import BLOCK_LISTS, Assembled, Origin, Recipe, assemble
+from generator.assembly import BLOCK_LISTS, Assembled, Recipe, assemble
 from generator.attention import AUTO, attention, choose_attention
-from generator.block_sources import RamSource
+from generator.block_sources import BlockSource
 from generator.devices import CudaDevice, Device, HostDevice
 from generator.errors import InputError, OutOfMemoryError
 from generator.fp8 import Storage
@@ -78,7 +79,9 @@ class Placement:
         """Whether the VAE works tile by tile. It needs less memory and changes values a little."""
         self._modules: dict[str, nn.Module] = {}
         self._assembled: dict[str, Assembled] = {}
-        self._waiting: dict[str, RamSource] = {}  # blocks in RAM of a transformer that left the GPU
+        self._waiting: dict[
+            str, BlockSource
+        ] = {}  # blocks in RAM of a transformer that left the GPU
         log.info("Placement %s", self.why)
 
     @property
@@ -176,17 +179,15 @@ class Placement:
         return self.device.type == "cuda" or self.mode in STREAMED or eight_bits
 
     def _recipe(self, name: str) -> Recipe:
-        resident = self._choice.resident
-        origin = Origin.RAM if self.mode is Mode.STREAM else Origin.FILES
+        resident, in_ram = self._choice.resident, self._choice.in_ram
         if not name.startswith(TRANSFORMER):
-            resident = None if self.mode is Mode.RESIDENT else 0
-            origin = Origin.FILES
+            resident, in_ram = (None if self.mode is Mode.RESIDENT else 0), 0
         return Recipe(
             device=self.device,
             dtype=self.dtype_of(name),
-            origin=origin,
             storage=self.storage if name.startswith(TRANSFORMER) else Storage.NATIVE,
             resident=resident,
+            in_ram=in_ram,
         )
 
     def _leaves(self, name: str) -> bool:
@@ -296,16 +297,16 @@ def _choose_on_cpu(wanted: Mode, needs: Needs, machine: Machine) -> Choice:
 
 
 def _below(choice: Choice, needs: Needs, machine: Machine) -> Choice | None:
-    """The next mode that takes less VRAM: fewer resident blocks first, then none."""
+    """The next mode that takes less VRAM: fewer resident blocks, at last none."""
     if choice.mode is Mode.RESIDENT:
         return Choice(mode=Mode.SWAP, why="swap: one step below resident")
-    if choice.mode is Mode.SWAP or choice.resident:
-        half = (choice.resident or len(needs.blocks)) // 2
-        waiting = sum(needs.blocks)
-        origin = choice.mode if choice.mode in STREAMED else Mode.STREAM
-        mode = Mode.DISK if waiting > machine.ram_free - DRIVER_BYTES else origin
-        return Choice(mode=mode, resident=half, why=f"{mode}: {half} blocks stay on the GPU")
-    return None
+    if choice.mode is not Mode.SWAP and not choice.resident:
+        return None
+    kept = (len(needs.blocks) if choice.resident is None else choice.resident) // 2
+    wanted = choice.mode if choice.mode in STREAMED else Mode.STREAM
+    room = needs.rest + needs.slots + sum(sorted(needs.blocks)[:kept])
+    vram = room + needs.working(SAMPLING_BYTES) + DRIVER_BYTES
+    return choose(needs, replace(machine, vram_free=vram), wanted)
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

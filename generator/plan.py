@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from generator.assembly import spread
+from generator.assembly import spread, waiting
 from generator.counting import Count, Fake
 from generator.encoders import Size, bucket_size
 from generator.fp8 import Storage, is_fp8
@@ -69,6 +69,7 @@ class Step:
     compute_s: float
     stall_s: float
     copied: int
+    read: int  # bytes, of those that are copied
 
     @property
     def stalled_share(self) -> float:
@@ -175,31 +176,38 @@ def count_parts(
 
 
 def simulate(counts: Counts, choice: Choice, speeds: Speeds) -> Step:
-    """Run one step after another on paper, as `BlockStream` would: the next streamed block's copy
-    begins when the one before begins to compute."""
-    sizes, flops = counts.needs.blocks, counts.sample.blocks
-    compute = [count / speeds.tflops / 1e12 for count in flops]
-    beside = (counts.sample.flops - sum(flops)) / speeds.tflops / 1e12
-    count = len(sizes) if choice.resident is None else choice.resident
-    kept = spread(len(sizes), count)
+    """Run steps on paper as `BlockStream` would: the next streamed block's copy begins when the one
+    before begins to compute; files are read one after another, two blocks ahead at most."""
+    sizes, rate = counts.needs.blocks, speeds.tflops * 1e12
+    compute = [count / rate for count in counts.sample.blocks]
+    beside = (counts.sample.flops - sum(counts.sample.blocks)) / rate
+    kept = spread(len(sizes), len(sizes) if choice.resident is None else choice.resident)
     streamed = [i for i in range(len(sizes)) if i not in kept]
+    in_ram = waiting(streamed, choice.in_ram)
+    total, read = sum(compute) + beside, sum(sizes[i] for i in streamed if i not in in_ram)
     if not streamed:
-        return Step(compute_s=sum(compute) + beside, stall_s=0.0, copied=0)
-    slowest = speeds.disk_gb_s if choice.mode is Mode.DISK else speeds.pcie_gb_s
-    bandwidth = min(slowest, speeds.pcie_gb_s) * 1e9
-    now, copied_until, ready, stalls = 0.0, 0.0, {streamed[0]: 0.0}, [0.0, 0.0, 0.0]
-    for round_number in range(len(stalls)):  # the last one is in its stride
+        return Step(compute_s=total, stall_s=0.0, copied=0, read=0)
+    now = copied = was_read = 0.0
+    released, ready = [0.0, 0.0], {streamed[0]: 0.0}
+    for _ in range(3):  # the last one is in its stride
+        began = now
         for i in range(len(sizes)):
             if i in ready:
-                wait = max(ready.pop(i) - now, 0.0)
-                now, stalls[round_number] = now + wait, stalls[round_number] + wait
+                now = max(now, ready.pop(i))
                 following = streamed[(streamed.index(i) + 1) % len(streamed)]
-                copied_until = max(copied_until, now) + sizes[following] / bandwidth
-                ready[following] = copied_until
+                from_file = following not in in_ram
+                if from_file:
+                    was_read = (
+                        max(was_read, released[-2]) + sizes[following] / speeds.disk_gb_s / 1e9
+                    )
+                copied = max(copied, now, was_read if from_file else 0.0)
+                copied += sizes[following] / speeds.pcie_gb_s / 1e9
+                released += [copied] if from_file else []
+                ready[following] = copied
             now += compute[i]
         now += beside
     moved = sum(sizes[i] for i in streamed)
-    return Step(compute_s=sum(compute) + beside, stall_s=stalls[-1], copied=moved)
+    return Step(compute_s=total, stall_s=max(now - began - total, 0.0), copied=moved, read=read)
 
 
 def _stages(
@@ -216,17 +224,16 @@ def _stages(
     if choice.resident is not None:
         held = needs.rest + needs.slots + sum(needs.blocks[i] for i in kept)
     always = needs.all_parts if whole else 0
-    pinned = {Mode.STREAM: step.copied, Mode.DISK: needs.slots}.get(choice.mode, 0)
+    pinned = step.copied - step.read + (needs.slots if step.read else 0)
     chunk = counts.chunk_bytes
-    waiting = pinned if choice.mode is Mode.STREAM else 0
     images = parts["image_encoder"] + max(counts.image.peak_bytes, 0)
     decoding = counts.decode.flops * sections / rate
     return [
         StageCost(
             name="text",
             vram=(always or llama_on_gpu) + counts.text.peak_bytes,
-            ram=llama_staging + waiting,
-            pinned=llama_staging + waiting,
+            ram=llama_staging + pinned,
+            pinned=llama_staging + pinned,
             seconds=llama_moved / (speeds.disk_gb_s * 1e9),
             moved=llama_moved,
         ),
@@ -236,8 +243,8 @@ def _stages(
                 (always or images) + (counts.image.peak_bytes if whole else 0),
                 (always or parts["vae"]) + counts.encode.peak_bytes,
             ),
-            ram=parts["image_encoder"] + waiting,
-            pinned=waiting,
+            ram=parts["image_encoder"] + pinned,
+            pinned=pinned,
             seconds=(counts.image.flops + counts.encode.flops) / rate,
             moved=parts["image_encoder"] + parts["vae"],
         ),
@@ -252,12 +259,12 @@ def _stages(
         StageCost(
             name="decode",
             vram=(always or parts["vae"]) + counts.decode.peak_bytes,
-            ram=CHUNKS_HELD * chunk + parts["vae"] + waiting,
-            pinned=waiting,
+            ram=CHUNKS_HELD * chunk + parts["vae"] + pinned,
+            pinned=pinned,
             seconds=decoding,
             moved=parts["vae"],
         ),
-        StageCost(name="encode", vram=always, ram=chunk + waiting, pinned=waiting, seconds=0.0),
+        StageCost(name="encode", vram=always, ram=chunk + pinned, pinned=pinned, seconds=0.0),
     ]
 
 

@@ -95,22 +95,18 @@ def in_words(plan: Any, speeds: Any) -> str:
         f"{stage.pinned / GIB:>10.2f}{stage.moved / GIB:>11.2f}{stage.seconds:>9.1f}"
         for stage in plan.stages
     ]
-    hidden = step.copied / 1e9 / _bandwidth(plan, speeds) - step.stall_s
+    copying = step.copied / speeds.pcie_gb_s / 1e9
+    reading = step.read / speeds.disk_gb_s / 1e9
     lines += [
         "",
-        f"sampling   {plan.step_flops / 1e12:.0f} TFLOP a pass: {step.compute_s:.2f} s computing, "
-        f"{max(hidden, 0):.2f} s of copying hidden behind it, {step.stall_s:.2f} s not hidden "
-        f"({step.stalled_share:.1%})",
-        f"least      {plan.least_vram / GIB:.2f} GiB VRAM while sampling, with no block kept on the "
-        f"GPU; {sampling.vram / GIB:.2f} GiB as chosen",
+        f"sampling   {plan.step_flops / 1e12:.0f} TFLOP a pass: {step.compute_s:.2f} s computing "
+        f"beside {copying:.2f} s of copying and {reading:.2f} s of reading; {step.stall_s:.2f} s are not "
+        f"hidden ({step.stalled_share:.1%} of a pass)",
+        f"least      {plan.least_vram / GIB:.2f} GiB VRAM while sampling with no block kept on the "
+        f"GPU; as chosen {sampling.vram / GIB:.2f} GiB",
         "not in it  CUDA itself (about 0.3 to 0.6 GiB VRAM), Python and its libraries (about "
         "0.8 GiB RAM), ffmpeg (about 0.3 GiB RAM)",
-        f"assumed    {speeds.tflops:g} TFLOP/s (--tflops), {speeds.pcie_gb_s:g} GB/s from pinned RAM "
-        f"(--pcie), {speeds.disk_gb_s:g} GB/s from disk (--disk)",
+        f"assumed    {speeds.tflops:g} TFLOP/s (--tflops), {speeds.pcie_gb_s:g} GB/s from pinned "
+        f"RAM (--pcie), {speeds.disk_gb_s:g} GB/s from disk (--disk)",
     ]
     return "\n".join(lines)
-
-
-def _bandwidth(plan: Any, speeds: Any) -> float:
-    slowest = speeds.disk_gb_s if str(plan.choice.mode) == "disk" else speeds.pcie_gb_s
-    return float(min(slowest, speeds.pcie_gb_s))

@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from generator.block_sources import FileSource, RamSource
+from generator.block_sources import BlockSource
 from generator.devices import Device
 
 
@@ -38,7 +38,7 @@ class BlockStream:
     must run in ascending order, over and over; another order is right too, but slower. Close it.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], source: RamSource | FileSource, device: Device):
+    def __init__(self, blocks: Sequence[nn.Module], source: BlockSource, device: Device):
         self._blocks, self._source, self._device = blocks, source, device
         self._order = sorted(source.layouts)
         largest = max((source.layouts[i].nbytes for i in self._order), default=0)
@@ -46,7 +46,8 @@ class BlockStream:
             _Slot(buffer=device.allocate(largest), used=device.computed())
             for _ in range(2 if self._order else 0)
         ]
-        self._reader = ThreadPoolExecutor(1, "blocks") if source.ahead else None
+        self._reader = ThreadPoolExecutor(1, "blocks") if source.read_each_time else None
+        self._slow = frozenset(source.read_each_time)
         self._owners = {i: self._owners_of(i) for i in self._order}
         for index in self._order:
             self._evict(index)
@@ -101,9 +102,11 @@ class BlockStream:
     def _start(self, slot: _Slot, index: int) -> None:
         if slot.index is not None:
             self._evict(slot.index)
+        if slot.copy is not None and not slot.copy.done():
+            wait([slot.copy])  # blocks ran in another order, and the reader is still at the last
         slot.index = index
         fill = functools.partial(self._source.fill, self._device, index, slot.buffer, slot.used)
-        if self._reader is not None:
+        if self._reader is not None and index in self._slow:
             slot.copy = self._reader.submit(fill)
         else:
             slot.copy = Future()

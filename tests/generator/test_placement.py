@@ -52,9 +52,10 @@ def machine(vram_gib: float, ram_gib: float) -> Machine:
         (24, 32, REAL, Mode.STREAM),
         (12, 32, REAL, Mode.STREAM),
         (8, 32, REAL, Mode.STREAM),
-        (8, 16, REAL, Mode.DISK),
+        (8, 16, REAL, Mode.STREAM),
+        (8, 6, REAL, Mode.DISK),
         (8, 16, EIGHT_BIT, Mode.STREAM),
-        (6, 8, EIGHT_BIT, Mode.DISK),
+        (6, 6, EIGHT_BIT, Mode.DISK),
     ],
 )
 def test_a_machine_gets_the_best_mode_it_can_hold(
@@ -63,6 +64,13 @@ def test_a_machine_gets_the_best_mode_it_can_hold(
     choice = choose(needs, machine(vram, ram), Mode.AUTO)
     assert choice.mode is mode
     assert str(mode) in choice.why and "a test" in choice.why
+
+
+def test_blocks_in_ram_leave_room_for_everybody_else() -> None:
+    choice = choose(REAL, machine(8, 16), Mode.AUTO)
+    held = sum(REAL.blocks) * choice.in_ram / len(REAL.blocks)
+    assert 8 * GIB < held < 12 * GIB
+    assert choose(REAL, machine(8, 16), Mode.DISK).in_ram == 0
 
 
 def test_a_wanted_mode_is_taken_with_its_details() -> None:
