@@ -20,6 +20,7 @@ import discord
 from discord import app_commands
 
 from bot.desk import Desk
+from bot.gate import admit
 from bot.options import options, pictures_of, settings_of, signature
 from bot.orders import Asked, Refusal, Wish
 from bot.posts import PostError
@@ -54,6 +55,7 @@ async def animate(
         return await reply.refuse(say(Text.MISSING_PERMISSIONS, names=", ".join(missing)))
     try:
         request = desk.orders.request(asked)
+        admitted = await admit(desk, interaction, request)
         await reply.answer(say(Text.TAKEN))
         job = await desk.orders.take(
             Wish(
@@ -64,8 +66,11 @@ async def animate(
                 request=request,
                 pictures=dict(pictures),
                 spoiler=asked.spoiler,
+                max_waiting=admitted.max_waiting,
             )
         )
+        if admitted.priority:
+            await desk.community.prioritise(job.id, admitted.priority)
     except Refusal as refusal:
         return await reply.refuse(str(refusal))
     except DuplicateJob:

@@ -65,6 +65,13 @@ class StorageConfig(Struct, frozen=True, kw_only=True):
     data_dir: Path = Path("data")
 
 
+class AdminsConfig(Struct, frozen=True, kw_only=True):
+    """Who may use /admin, besides having the permission Manage Server there."""
+
+    user_ids: tuple[Annotated[int, Meta(ge=1, le=2**63 - 1)], ...] = ()
+    role_ids: tuple[Annotated[int, Meta(ge=1, le=2**63 - 1)], ...] = ()
+
+
 class GeneratorConfig(Struct, frozen=True, kw_only=True):
     """How the generator's process is started and stopped."""
 
@@ -106,6 +113,8 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     max_seconds: Annotated[float, Meta(ge=_SECONDS.low, le=_SECONDS.high)] = 20.0
     max_waiting_per_user: Annotated[int, Meta(ge=1, le=1000)] = 3
+    max_per_day: Annotated[int, Meta(ge=0, le=10000)] = 0
+    blocked_words: tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...] = ()
     max_prompt_chars: Annotated[int, Meta(ge=1, le=int(_PROMPT.high))] = int(_PROMPT.high)
     upload_limit_mib: Annotated[float, Meta(ge=0.1, le=500)] = 10.0
     max_attachment_mib: Annotated[float, Meta(ge=0.1, le=100)] = 25.0
@@ -118,6 +127,7 @@ class Config(Struct, frozen=True, kw_only=True):
     """All settings, checked."""
 
     discord: DiscordConfig = DiscordConfig()
+    admins: AdminsConfig = AdminsConfig()
     storage: StorageConfig = StorageConfig()
     generator: GeneratorConfig = GeneratorConfig()
     defaults: Defaults = Defaults()

@@ -51,6 +51,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     `pictures` says for each file name of the request where it comes from: the address of Discord's
     attachment, or the clean picture of an earlier job. `request.image` is the first.
+    `max_waiting` is how many unfinished jobs this person may have.
     """
 
     interaction_id: int
@@ -60,6 +61,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     request: JobRequest
     pictures: dict[str, str | Path]
     spoiler: bool = False
+    max_waiting: int
 
 
 class Orders:
@@ -108,7 +110,7 @@ class Orders:
         )
         folder, taken = self._jobs_dir / new.id, False
         try:
-            await self._check_share(wish.user_id)
+            await self._check_share(wish)
             notes = [
                 await self._fetch_picture(source, folder / name)
                 for name, source in wish.pictures.items()
@@ -157,9 +159,9 @@ class Orders:
         if seconds > limits.max_seconds:
             raise Refusal(say(Text.SECONDS_LONG, seconds=seconds, limit=limits.max_seconds))
 
-    async def _check_share(self, user_id: int) -> None:
-        limit = self._config.limits.max_waiting_per_user
-        count = len(await self._store.unfinished_of(user_id))
+    async def _check_share(self, wish: Wish) -> None:
+        limit = wish.max_waiting
+        count = len(await self._store.unfinished_of(wish.user_id))
         if count >= limit:
             raise Refusal(say(Text.TOO_MANY_WAITING, count=count, limit=limit))
 

@@ -73,6 +73,23 @@ class Text(StrEnum):
         "You already have {count} unfinished jobs, and {limit} is the most one person may have "
         "here. Wait for one to end, or `/cancel` one."
     )
+    GATE_DRAINING = (
+        "I take no new jobs at the moment; those that wait are finished. Try again later."
+    )
+    GATE_BANNED = "You may not use me on this server ({reason}). Ask those who run it."
+    GATE_NO_REASON = "no reason was given"
+    GATE_CHANNELS = "On this server I work only in {names}."
+    GATE_NSFW = "On this server I work only in age-restricted channels."
+    GATE_ROLES = "On this server I work only for {names}."
+    GATE_BLOCKED = (
+        "Your prompt holds a word that is not allowed here, so I have not looked at your picture. "
+        "Put it another way."
+    )
+    GATE_NONE_A_DAY = "You may have no videos made on this server."
+    GATE_DAY = (
+        "You have had {count} videos made in the last 24 hours, and {limit} is the most here. "
+        "The next is possible {when}."
+    )
     PICTURE_GONE = "I do not have that picture any more; send it again with `/animate`"
     DISK_FULL = (
         "My disk is full, so I have not taken your job. Please tell whoever runs me, "

@@ -36,7 +36,12 @@ async def community(tmp_path: Path) -> AsyncIterator[Community]:
 def config(tmp_path: Path) -> Config:
     return Config(
         storage=StorageConfig(data_dir=tmp_path),
-        limits=Limits(max_seconds=10, max_waiting_per_user=2, max_prompt_chars=150),
+        limits=Limits(
+            max_seconds=10,
+            max_waiting_per_user=2,
+            max_prompt_chars=150,
+            blocked_words=("forbidden",),
+        ),
     )
 
 

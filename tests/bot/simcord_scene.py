@@ -39,6 +39,7 @@ class NoBackend:
 
 class Scene:
     def __init__(self, env: simcord.Env) -> None:
+        self.env = env
         self.guild = env.create_guild()
         self.channel = self.guild.create_text_channel("pictures")
         self.ben = self.guild.add_member(env.create_user("ben"))
