@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(verbs)
     _add_play(verbs)
     _add(verbs, "queue", _queue, "list the jobs in the database, also while the bot runs")
+    backup = _add(verbs, "backup", _backup, "copy the database, also while the bot runs")
+    backup.add_argument("file", type=Path, metavar="FILE", help="the copy; must not exist yet")
     _add(verbs, "doctor", _doctor, "check what the bot needs, and say what to do")
     for verb, meaning in RELAYED.items():
         verbs.add_parser(verb, help=meaning, add_help=False)
@@ -136,6 +138,20 @@ def _queue(arguments: argparse.Namespace) -> int:
     except (ConfigError, StorageError) as error:
         return _complain(error)
     print(queue_table(jobs, utc_now()))
+    return 0
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    from bot.config import ConfigError, load_config
+    from storage.reading import back_up
+    from storage.schema import StorageError
+
+    try:
+        config = load_config(arguments.config, os.environ)
+        jobs = back_up(config.storage.data_dir / "bot.sqlite3", arguments.file)
+    except (ConfigError, StorageError) as error:
+        return _complain(error)
+    print(f"{arguments.file}: {jobs} jobs. Pictures and videos lie in the data folder's jobs/.")
     return 0
 
 

@@ -35,6 +35,7 @@ from bot.intake import Intake, IntakeError, picture_limits
 from bot.orders import Orders
 from bot.posts import DiscordPosts
 from bot.publisher import Publisher, is_last
+from bot.retention import Retention
 from storage.community import Community
 from storage.jobs import JobStore, StorageError, utc_now
 
@@ -66,6 +67,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     client: Client
     desk: Desk
     delivery: Delivery
+    retention: Retention
 
 
 async def run_bot(
@@ -104,6 +106,7 @@ async def _run(group: asyncio.TaskGroup, parts: Parts) -> None:
     loops = {
         "publisher": parts.desk.publisher.run(),
         "delivery": parts.delivery.run(),
+        "retention": parts.retention.run(),
         "dispatcher": parts.desk.dispatcher.run(),
         "client": parts.client.connect(),
     }
@@ -164,7 +167,8 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
         await _take_up(client.desk)
     except (InstanceError, StorageError, IntakeError, BackendError, OSError) as error:
         raise StartError(str(error)) from error
-    return Parts(client=client, desk=client.desk, delivery=delivery)
+    retention = Retention(store, jobs_dir, config.storage)
+    return Parts(client=client, desk=client.desk, delivery=delivery, retention=retention)
 
 
 @asynccontextmanager

@@ -63,6 +63,8 @@ class StorageConfig(Struct, frozen=True, kw_only=True):
     """Where what survives a restart lies. Absolute once loaded."""
 
     data_dir: Path = Path("data")
+    keep_days: Annotated[float, Meta(ge=1, le=3650)] = 30.0
+    keep_gib: Annotated[float, Meta(ge=0.1, le=100_000)] = 20.0
 
 
 class AdminsConfig(Struct, frozen=True, kw_only=True):
@@ -213,7 +215,9 @@ def _checked(table: dict[str, Any], base: Path) -> Config:
             api_url=_checked_url("discord.api_url", discord.api_url, "http"),
             gateway_url=_checked_url("discord.gateway_url", discord.gateway_url, "ws"),
         ),
-        storage=StorageConfig(data_dir=base / config.storage.data_dir.expanduser()),
+        storage=msgspec.structs.replace(
+            config.storage, data_dir=base / config.storage.data_dir.expanduser()
+        ),
         generator=msgspec.structs.replace(generator, model=_model(generator.model, base)),
     )
 

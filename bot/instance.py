@@ -1,18 +1,25 @@
 """One bot per data folder.
 
-Decides: who holds a data folder. Refuses to know: what lies in it but the file `lock`. The system
-lets go of the lock when its process ends, however it ends, so a file left behind locks nobody out.
+Decides: who holds a data folder, and that only its owner may look into it: people's pictures and
+prompts lie there (Windows' user folders are private anyway). Refuses to know: what lies in it but
+the file `lock`. The system lets go of the lock when its process ends, however it ends, so a file
+left behind locks nobody out.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+log = logging.getLogger(__name__)
+
 LOCK_NAME = "lock"
+PRIVATE = 0o700
 
 
 class InstanceError(Exception):
@@ -27,7 +34,8 @@ def sole_instance(data_dir: Path) -> Iterator[None]:
     """
     lock = FileLock(data_dir / LOCK_NAME)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        _make_private(data_dir)
         lock.acquire(timeout=0)
     except Timeout:
         raise InstanceError(
@@ -43,3 +51,10 @@ def sole_instance(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _make_private(folder: Path) -> None:
+    mode = folder.stat().st_mode & 0o777
+    if os.name == "posix" and mode & ~PRIVATE:
+        log.warning("%s was open to others (%o); it is private now (%o)", folder, mode, PRIVATE)
+        folder.chmod(PRIVATE)

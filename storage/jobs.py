@@ -49,6 +49,7 @@ _NEXT = (  # named, for SQLite would rather read all that wait, and sort them
     " AND NOT EXISTS (SELECT 1 FROM switches WHERE name = 'paused')"
     f" ORDER BY {_ORDER} LIMIT 1"
 )
+_OVER = "state IN ('finished', 'failed', 'cancelled') AND delivery <> 'pending'"
 _BACK_TO_QUEUE = (
     "ended_ms = CASE cancel_requested WHEN 1 THEN :now END,"
     " state = CASE cancel_requested WHEN 1 THEN 'cancelled' ELSE 'queued' END"
@@ -325,6 +326,20 @@ class JobStore:
     async def known_ids(self) -> set[str]:
         """Every id that has a row: a job folder of another name is nobody's."""
         return {row["id"] for row in await self._execute("SELECT id FROM jobs", {})}
+
+    async def ended(self) -> list[Job]:
+        """Jobs about which nothing will change any more, the first that ended first."""
+        return await self._rows(
+            f"SELECT * FROM jobs WHERE {_OVER} ORDER BY ended_ms, number",
+        )
+
+    async def forget_ended(self, before: datetime) -> int:
+        """Remove the rows of what was over before this time; returns how many."""
+        jobs = await self._rows(
+            f"DELETE FROM jobs WHERE {_OVER} AND ended_ms < :before RETURNING *",
+            before=round(before.timestamp() * 1000),
+        )
+        return len(jobs)
 
     async def speed(self) -> float | None:
         """GPU seconds per second of video, over the last finished jobs; None before the first."""

@@ -68,8 +68,16 @@ def prepare(path: Path, scripts: Sequence[str] | None = None) -> None:
             version = checked_version(database, path, newest=len(scripts))
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(PRAGMAS)
+            check_integrity(database, path)
             for script in scripts[version:]:
                 database.executescript(script)  # closing the connection rolls back a torn one
+
+
+def check_integrity(database: sqlite3.Connection, path: Path) -> None:
+    """Read every page once. StorageError if one is damaged, before anything is built upon it."""
+    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise StorageError(f"{_SENTENCES['malformed'].format(path=path)} ({verdict})")
 
 
 def checked_version(database: sqlite3.Connection, path: Path, newest: int) -> int:
