@@ -1,0 +1,92 @@
+"""Peak memory of a short and of a long video: `python benchmarks/memory_flat.py`.
+
+Each length runs in a process of its own. What a long job may hold more than a short one is its
+latents, 16 × 4 bytes a latent pixel; everything else must not grow. By default 64 × 64 pixels at
+one step a section, because decoding 3,601 frames is what takes the time.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from middling import (
+    about_this_machine,
+    arguments,
+    draw_picture,
+    make_model,
+    measured_apart,
+    open_workshop,
+    peak_rss_mib,
+    table,
+)
+
+WINDOW, RESOLUTION, STEPS = 9, 64, 1
+
+
+def run_one(model: Path, seconds: float) -> dict[str, float]:
+    """Make one video in this process and say what it took."""
+    from generator.pipeline import generate
+    from generator.protocol import job_request
+
+    workshop = open_workshop(model)
+    with tempfile.TemporaryDirectory() as folder:
+        draw_picture(Path(folder) / "input.png", RESOLUTION)
+        request = job_request(
+            prompt="a cat walks",
+            seed=1,
+            seconds=seconds,
+            resolution=RESOLUTION,
+            latent_window_size=WINDOW,
+            steps=STEPS,
+        )
+        *_, finished = generate("job", request, Path(folder), workshop)
+    latents = 1 + (finished.frames - 1) // 4
+    latent_mib = latents * 16 * 4 * (finished.width // 8) * (finished.height // 8) / 2**20
+    pixel_mib = finished.frames * finished.width * finished.height * 3 * 4 / 2**20
+    return {
+        "frames": finished.frames,
+        "elapsed_s": finished.elapsed_s,
+        "peak_mib": peak_rss_mib(),
+        "latent_mib": latent_mib,
+        "pixel_mib": pixel_mib,
+    }
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[5.0, 30.0, 120.0])
+    parser.add_argument("--one", nargs=2, metavar=("MODEL", "SECONDS"), help="used by itself")
+    words = parser.parse_args()
+    if words.one:
+        print(json.dumps(run_one(Path(words.one[0]), float(words.one[1]))))
+        return
+    machine = about_this_machine()
+    rows: list[list[object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = make_model(Path(folder), heads=2, dual=1, single=1, vae_channels=4)
+        shortest = None
+        for seconds in words.seconds:
+            found = measured_apart(__file__, model, seconds)
+            bare = found["peak_mib"] - found["latent_mib"]
+            shortest = bare if shortest is None else shortest
+            rows.append(
+                [
+                    f"{seconds:g}",
+                    f"{found['frames']:.0f}",
+                    f"{found['elapsed_s']:.0f}",
+                    f"{found['peak_mib']:.0f}",
+                    f"{found['latent_mib']:.1f}",
+                    f"{bare:.0f}",
+                    f"{bare / shortest:.3f}",
+                    f"{found['pixel_mib']:.0f}",
+                ]
+            )
+    heads = ["video, s", "frames", "took, s", "peak RSS, MiB", "latents, MiB"]
+    heads += ["peak − latents, MiB", "ratio", "all pixels as float32 would be, MiB"]
+    print(f"{machine}\n\n{table(heads, rows)}")
+
+
+if __name__ == "__main__":
+    main()
