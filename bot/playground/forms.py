@@ -147,7 +147,7 @@ class Form:
         if isinstance(value, Upload):
             folder = f"ephemeral-attachments/{world.bot.id}"
             file = world.store(value, folder, ephemeral=True)
-            return self._resolve("attachments", file.id, payloads.attachment(file))
+            return self._resolve("attachments", file.id, payloads.attachment(world, file))
         if isinstance(value, User):
             body = payloads.member(world, value, 0)
             del body["user"]

@@ -79,6 +79,12 @@ def _newest_of_bot(scene: Scene) -> Message:
     return next((m for m in reversed(found) if m.components), found[-1])
 
 
+async def _purge(scene: Scene) -> str:
+    if scene.channel.kind is ChannelKind.DM:
+        raise ClientRefused("direct messages can not be purged; open a channel first")
+    return f"A moderator deleted all {scene.discord.purge(scene.channel)} messages here at once."
+
+
 async def _delete_channel(scene: Scene) -> str:
     if scene.channel.kind is ChannelKind.DM:
         raise ClientRefused("direct messages can not be deleted; open a channel first")
@@ -207,6 +213,7 @@ MISHAPS = {
         _mishap(NEXT, "clear", "All well", "Take back what no request has met yet", _clear),
         _mishap(PLACE, "delete-message", "Delete message", "The bot's newest message here",
                 _delete_message),
+        _mishap(PLACE, "purge", "Purge channel", "All messages here at once", _purge),
         _mishap(PLACE, "delete-channel", "Delete channel", "The one that is open", _delete_channel),
         _mishap(PLACE, "new-channel", "New channel", "An empty one, open to all", _new_channel),
         _mishap(PLACE, "forbid", "Take permissions", "The bot may not post here", _forbid),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bot.playground.state import World
 
 LINK = "attachment://"
+LINK_LIFE_S = 86_400
 JOINED_AT = "2026-01-01T00:00:00+00:00"
 REPLY, COMMAND_ANSWER = 19, 20
 
@@ -144,9 +145,10 @@ def guild(world: World) -> Payload:
     }
 
 
-def attachment(file: Attachment) -> Payload:
-    """An attachment object, its link signed and dated as Discord's are."""
-    url = quote(file.url, safe=":/") + "?ex=0&is=0&hm=0"
+def attachment(world: World, file: Attachment) -> Payload:
+    """An attachment object, its link signed and dated as Discord's are: for one day."""
+    now_s = int(world.clock.now().timestamp())
+    url = quote(file.url, safe=":/") + f"?ex={now_s + LINK_LIFE_S:x}&is={now_s:x}&hm=0"
     body: Payload = {
         "id": str(file.id),
         "filename": file.filename,
@@ -167,7 +169,7 @@ def attachment(file: Attachment) -> Payload:
 
 def message(world: World, what: Message, *, with_reply: bool = True) -> Payload:
     """A message object as REST answers with it."""
-    by_name = {file.filename: attachment(file) for file in what.attachments}
+    by_name = {file.filename: attachment(world, file) for file in what.attachments}
     embeds = resolve(list(what.embeds), by_name)
     components = resolve(list(what.components), by_name)
     shown = links([*what.embeds, *what.components])

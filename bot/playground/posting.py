@@ -113,6 +113,18 @@ def delete(world: World, message: Message) -> None:
     _show(world, EventKind.MESSAGE_DELETED, message)
 
 
+def delete_all(world: World, channel: Channel) -> int:
+    """Remove everything that all see in a channel with one event; the number of messages."""
+    gone = list(world.messages_in(channel.id))
+    for message in gone:
+        del world.messages[message.id]
+        _show(world, EventKind.MESSAGE_DELETED, message)
+    ids = [str(message.id) for message in gone]
+    body: Payload = {"ids": ids, "channel_id": str(channel.id), "guild_id": str(world.guild.id)}
+    world.send("MESSAGE_DELETE_BULK", body, Intent.GUILD_MESSAGES)
+    return len(gone)
+
+
 def _intent(is_dm: bool) -> Intent:
     return Intent.DIRECT_MESSAGES if is_dm else Intent.GUILD_MESSAGES
 

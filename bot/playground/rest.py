@@ -142,8 +142,9 @@ class Rest:
                 request.transport.close()
             if fault.drop or fault.status is not None:
                 return web.Response(status=fault.status or 500)
-        if data is None:
-            return web.Response(status=404)
+        expires_s = int(request.query.get("ex") or "7fffffff", 16)
+        if data is None or expires_s < self._api.world.clock.now().timestamp():
+            return web.Response(status=404, text="This content is no longer available.")
         kind = self._api.world.attachments[int(request.match_info["file_id"])].content_type
         wanted = BYTE_RANGE.match(request.headers.get("Range", ""))
         headers = {"Content-Type": kind, "Accept-Ranges": "bytes"} | NO_SCRIPTS

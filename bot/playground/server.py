@@ -25,6 +25,7 @@ from bot.playground.entities import (
     Message,
     Overwrite,
     Payload,
+    Role,
     Upload,
     User,
 )
@@ -267,10 +268,25 @@ class Playground:
         """A new channel of the server."""
         return self.world.add_channel(name, kind, nsfw=nsfw)
 
-    def permit(self, channel: Channel, who: User, *, allow: str = "", deny: str = "") -> None:
-        """Set one member's overwrite in a channel: names of discord.py, separated by spaces."""
+    def add_role(self, name: str, permissions: str = "") -> Role:
+        """A new role: names of discord.py, separated by spaces. `world.join` gives it to a user."""
+        world = self.world
+        role = Role(id=world.new_id(), name=name, permissions=bits(*permissions.split()))
+        world.guild = msgspec.structs.replace(world.guild, roles=(*world.guild.roles, role))
+        created = next(r for r in payloads.guild(world)["roles"] if r["id"] == str(role.id))
+        event = {"guild_id": str(world.guild.id), "role": created}
+        self.gateway.send("GUILD_ROLE_CREATE", event, Intent.GUILDS)
+        return role
+
+    def permit(
+        self, channel: Channel, who: User | Role, *, allow: str = "", deny: str = ""
+    ) -> None:
+        """Set a member's or role's overwrite in a channel: discord.py's names, with spaces."""
         overwrite = Overwrite(
-            target_id=who.id, is_member=True, allow=bits(*allow.split()), deny=bits(*deny.split())
+            target_id=who.id,
+            is_member=isinstance(who, User),
+            allow=bits(*allow.split()),
+            deny=bits(*deny.split()),
         )
         current = self._now(channel)
         others = tuple(o for o in current.overwrites if o.target_id != who.id)
@@ -283,6 +299,10 @@ class Playground:
     def delete_message(self, message: Message) -> None:
         """Let a moderator delete a message."""
         posting.delete(self.world, message)
+
+    def purge(self, channel: Channel) -> int:
+        """Let a moderator delete everything in a channel at once; how many messages that were."""
+        return posting.delete_all(self.world, channel)
 
     def delete_channel(self, channel: Channel) -> None:
         """Delete a channel or thread with everything in it."""

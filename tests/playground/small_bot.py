@@ -103,6 +103,12 @@ class SmallBot(discord.Client):
     async def on_raw_message_delete(self, event: discord.RawMessageDeleteEvent) -> None:
         self._note(f"deleted {event.message_id}")
 
+    async def on_raw_bulk_message_delete(self, event: discord.RawBulkMessageDeleteEvent) -> None:
+        self._note(f"purged {len(event.message_ids)}")
+
+    async def on_guild_role_create(self, role: discord.Role) -> None:
+        self._note(f"role {role.name}")
+
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
         self._note(f"channel gone {channel.id}")
 

@@ -160,3 +160,45 @@ async def test_the_cdn_serves_ranges_and_nothing_else(playground: Playground) ->
 
 def _upload(data: bytes) -> Upload:
     return Upload(filename="clip.mp4", data=data)
+
+
+async def test_links_die_after_a_day_and_a_fresh_message_has_fresh_ones(
+    bot: SmallBot, points_at_playground: Playground
+) -> None:
+    playground = points_at_playground
+    channel = bot.get_channel(playground.pictures.id)
+    assert isinstance(channel, discord.TextChannel)
+    sent = await channel.send(file=file("a.png"))
+    assert len(await sent.attachments[0].read()) > 0
+    playground.turn_clock_forward(86_500)
+    with pytest.raises(discord.NotFound):
+        await sent.attachments[0].read()
+    again = await channel.fetch_message(sent.id)
+    assert len(await again.attachments[0].read()) > 0
+
+
+async def test_a_purge_reaches_the_bot_as_one_event(
+    bot: SmallBot, points_at_playground: Playground
+) -> None:
+    playground = points_at_playground
+    for text in ("one", "two"):
+        await playground.say(playground.ben, playground.pictures, text)
+    assert playground.purge(playground.pictures) == 2
+    assert playground.messages(playground.pictures) == []
+    await bot.until_seen("purged 2")
+
+
+async def test_a_role_gives_permissions_and_a_channel_takes_them(
+    bot: SmallBot, points_at_playground: Playground
+) -> None:
+    playground = points_at_playground
+    role = playground.add_role("moderators", "manage_messages")
+    playground.world.join(playground.ben, role.id)
+    held = playground.world.permissions(playground.pictures, playground.ben)
+    assert discord.Permissions(held).manage_messages
+    playground.permit(playground.pictures, role, deny="send_messages manage_messages")
+    now = playground.world.channels[playground.pictures.id]
+    held = playground.world.permissions(now, playground.ben)
+    assert not discord.Permissions(held).manage_messages
+    assert not discord.Permissions(held).send_messages
+    await bot.until_seen("role moderators")

@@ -67,7 +67,7 @@ const TELLERS = {
     const isNew = !messages.has(message.id);
     messages.set(message.id, message);
     if (message.interaction) forget(message.interaction.id);
-    if (message.channel_id === state.open) drawMessage(message, isNew);
+    if (message.channel_id === state.open) { drawMessage(message, isNew); drawAnswersTo(message); }
     else if (isNew && message.author.id !== state.me) {
       unread.set(message.channel_id, message.pings.includes(state.me) || unread.get(message.channel_id) === "me" ? "me" : "some");
       drawChannels();
@@ -78,6 +78,11 @@ const TELLERS = {
   },
   gone({ id }) {
     messages.delete(id);
+    for (const answer of inOpen()) {
+      if (answer.referenced_message?.id !== id) continue;
+      answer.referenced_message = null;
+      drawMessage(answer, false);
+    }
     document.querySelector(`[data-id="${id}"]`)?.remove();
     drawWelcome();
   },
@@ -201,6 +206,15 @@ function drawMessage(message, isNew) {
   watch(document.querySelector(`[data-id="${message.id}"]`));
   drawWelcome();
   if (keepsEnd || (isNew && message.author.id === state.me)) toEnd();
+}
+
+/** The line above a reply shows its message as it is now. */
+function drawAnswersTo(message) {
+  for (const answer of inOpen()) {
+    if (answer.referenced_message?.id !== message.id) continue;
+    answer.referenced_message = message;
+    drawMessage(answer, false);
+  }
 }
 
 function drawAsked(one) {

@@ -3,7 +3,7 @@ import { el, icon, newId } from "./dom.js";
 import { choiceField, fileChip, fileField, numberField, textField } from "./fields.js";
 
 const [SUB, GROUP, STRING, INTEGER, BOOLEAN, USER, CHANNEL, ROLE, MENTIONABLE, NUMBER, FILE] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
-const PLUS = "M9.100 3h1.800v6.100H17v1.800h-6.100V17H9.100v-6.100H3V9.100h6.100z", GO = "M3 3.500 17.500 10 3 16.500 3 11.500 11 10 3 8.500z", TYPED_MS = 200;
+const PLUS = "M9.100 3h1.800v6.100H17v1.800h-6.100V17H9.100v-6.100H3V9.100h6.100z", GO = "M3 3.500 17.500 10 3 16.500 3 11.500 11 10 3 8.500z", TYPED_MS = 200, FEW = 7, NARROW = 760;
 
 /** The composer in `place`. `act` does: say, slash, autocomplete. */
 export function composer(place, act, names) {
@@ -108,7 +108,7 @@ export function composer(place, act, names) {
       channel = next;
       const isOpen = Boolean(next?.may_post);
       const title = next ? (next.type === 1 ? next.name : `#${next.name}`) : "";
-      box.placeholder = isOpen ? `Message ${title}, or / for commands` : "You can not write here";
+      box.placeholder = !isOpen ? "You can not write here" : innerWidth < NARROW ? "Message, or /command" : `Message ${title}, or / for commands`;
       for (const part of [box, send, slash, upload]) part.disabled = !isOpen;
     },
     openNamed(path, preset) { const found = flat(commands).find((c) => c.path === path); if (found) open(found, preset); return Boolean(found); },
@@ -131,6 +131,7 @@ function flat(commands) {
 
 function commandForm(command, { act, names, examples, close }) {
   const fields = new Map();
+  let showsAll = false;
   const rows = el("div", { class: "fields-grid" });
   const more = el("div", { class: "more", role: "group", "aria-label": "Further options" });
   const trouble = el("p", { class: "trouble", role: "alert" });
@@ -152,7 +153,9 @@ function commandForm(command, { act, names, examples, close }) {
   }
   function drawMore() {
     const left = command.options.filter((o) => !fields.has(o.name));
-    more.replaceChildren(...left.map((o) => el("button", { type: "button", class: "add", title: o.description, text: `+ ${o.name}`, onclick: () => add(o, true) })));
+    const shown = showsAll || left.length <= FEW + 1 ? left : left.slice(0, FEW);
+    const rest = el("button", { type: "button", class: "add rest", text: `${left.length - shown.length} more …`, onclick: () => { showsAll = true; drawMore(); more.querySelectorAll("button")[FEW]?.focus(); } });
+    more.replaceChildren(...shown.map((o) => el("button", { type: "button", class: "add", title: o.description, text: `+ ${o.name}`, onclick: () => add(o, true) })), ...(shown.length < left.length ? [rest] : []));
   }
   function values() {
     return Object.fromEntries([...fields].filter(([, { field }]) => field.value() !== undefined && field.value() !== "").map(([name, { field }]) => [name, field.value()]));

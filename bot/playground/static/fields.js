@@ -3,7 +3,7 @@ import { el, icon, newId } from "./dom.js";
 import { size } from "./media.js";
 
 const PICTURE = "M3 4h14v12H3zm1.600 1.600v7l3.200-3.300 2.800 2.900 2-1.900 2.800 2.900V5.600zM12.800 7a1.200 1.200 0 1 1 0 2.400 1.200 1.200 0 0 1 0-2.400Z";
-const LONG = 120;
+const LONG = 120, LONGEST_SPAN = 14;
 
 /** A labelled field around `input`. */
 function labelled(input, { label, about, required }) {
@@ -32,7 +32,7 @@ export function numberField({ label, about, required, min, max, value, isWhole }
   const span = min !== undefined && max !== undefined ? `${min} – ${max}` : "";
   const input = el("input", { type: "number", required, min, max, step: isWhole ? 1 : "any", placeholder: span, inputmode: isWhole ? "numeric" : "decimal" });
   input.value = value ?? "";
-  return { node: labelled(input, { label, about: [about, span].filter(Boolean).join(" · "), required }), input, value: () => (input.value === "" ? "" : Number(input.value)) };
+  return { node: labelled(input, { label, about: [about, span.length <= LONGEST_SPAN ? span : ""].filter(Boolean).join(" · "), required }), input, value: () => (input.value === "" ? "" : Number(input.value)) };
 }
 
 /** One of several; `many` allows more than one. */
