@@ -100,8 +100,8 @@ def in_words(plan: Any, speeds: Any) -> str:
     lines += [
         "",
         f"sampling   {plan.step_flops / 1e12:.0f} TFLOP a pass: {step.compute_s:.2f} s computing "
-        f"beside {copying:.2f} s of copying and {reading:.2f} s of reading; {step.stall_s:.2f} s are not "
-        f"hidden ({step.stalled_share:.1%} of a pass)",
+        f"beside {copying:.2f} s of copying and {reading:.2f} s of reading; {step.stall_s:.2f} s "
+        f"are not hidden ({step.stalled_share:.1%} of a pass)",
         f"least      {plan.least_vram / GIB:.2f} GiB VRAM while sampling with no block kept on the "
         f"GPU; as chosen {sampling.vram / GIB:.2f} GiB",
         "not in it  CUDA itself (about 0.3 to 0.6 GiB VRAM), Python and its libraries (about "
