@@ -160,6 +160,7 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
             posts=posts,
             publisher=publisher,
             dispatcher=dispatcher,
+            backend=backend,
         )
         await stack.enter_async_context(_logged_in(client, config, token))
         await stack.enter_async_context(backend)

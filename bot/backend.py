@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -106,6 +107,7 @@ class LocalBackend:
         self._child: Child | None = None
         self._current: str | None = None
         self._cancel_asked = False
+        self._ready_since: datetime | None = None
 
     async def __aenter__(self) -> LocalBackend:
         await self._group.__aenter__()
@@ -119,6 +121,16 @@ class LocalBackend:
     ) -> None:
         await self.close()
         await self._group.__aexit__(None, None, None)  # its tasks end with the child
+
+    @property
+    def ready(self) -> Ready | None:
+        """What the living child said of itself; None while there is none."""
+        return self._child.ready if self._child and self._child.alive else None
+
+    @property
+    def ready_since(self) -> datetime | None:
+        """When the child that was started last got ready."""
+        return self._ready_since
 
     @property
     def pid(self) -> int | None:
@@ -141,6 +153,7 @@ class LocalBackend:
         finally:
             if child.ready is None:
                 await child.end(0.0)
+        self._ready_since = datetime.now(UTC)
         log.info("generator ready: %s on %s (%s)", ready.model, ready.device_name, ready.placement)
         return ready
 

@@ -12,6 +12,7 @@ import discord
 from discord import app_commands
 
 from bot import jobs
+from bot.admin_commands import admin_group
 from bot.animate import animate_command
 from bot.desk import Desk
 from bot.menu import menu_command
@@ -35,10 +36,13 @@ def build_commands(desk: Desk) -> list[AnyCommand]:
         menu_command(desk),
         *_about_jobs(desk),
         presets_group(desk),
+        admin_group(desk),
         *_about_bot(desk),
     ]
     for command in commands:
-        command.allowed_contexts, command.allowed_installs = contexts, installs
+        command.allowed_installs = installs
+        if command.name != "admin":
+            command.allowed_contexts = contexts
     return commands
 
 

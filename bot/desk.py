@@ -12,6 +12,7 @@ from typing import Any
 import discord
 import msgspec
 
+from bot.backend import LocalBackend
 from bot.config import Config
 from bot.dispatcher import Dispatcher
 from bot.orders import Orders
@@ -35,6 +36,7 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     posts: Posts
     publisher: Publisher
     dispatcher: Dispatcher
+    backend: LocalBackend
 
 
 async def stumbled(desk: Desk, interaction: discord.Interaction[Any], error: BaseException) -> None:

@@ -288,6 +288,16 @@ class Community:
         rows = await self._execute("SELECT max(priority) AS p FROM jobs WHERE state = 'queued'")
         return rows[0]["p"] or 0
 
+    async def retry(self, job_id: str) -> Job | None:
+        """failed or cancelled → queued, as if it had never begun; None when it is neither."""
+        rows = await self._execute(
+            "UPDATE jobs SET state = 'queued', cancel_requested = 0, error_kind = NULL,"
+            " error = NULL, started_ms = NULL, ended_ms = NULL, attempts = 0"
+            " WHERE id = :id AND state IN ('failed', 'cancelled') RETURNING *",
+            id=job_id,
+        )
+        return job_from_row(rows[0]) if rows else None
+
     async def erase(self, user_id: int) -> list[str]:
         """Forget all that is kept of somebody, apart from what still waits or runs.
 

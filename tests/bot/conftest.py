@@ -10,7 +10,7 @@ import simcord
 from simcord_scene import GivenPicture, NoBackend, Scene
 
 from bot.client import Client
-from bot.config import Config, Limits, StorageConfig
+from bot.config import AdminsConfig, Config, Limits, StorageConfig
 from bot.delivery import Delivery
 from bot.desk import Desk
 from bot.dispatcher import Dispatcher
@@ -35,6 +35,7 @@ async def community(tmp_path: Path) -> AsyncIterator[Community]:
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return Config(
+        admins=AdminsConfig(),
         storage=StorageConfig(data_dir=tmp_path),
         limits=Limits(
             max_seconds=10,
@@ -53,6 +54,7 @@ def simcord_bot(
     posts = DiscordPosts(client)
     publisher = Publisher(posts, store, jobs_dir)
     delivery = Delivery(posts, store, publisher, jobs_dir)
+    backend = NoBackend()
     client.desk = Desk(
         config=config,
         store=store,
@@ -60,7 +62,8 @@ def simcord_bot(
         orders=GivenPicture(config, store, None, None, jobs_dir),  # type: ignore[arg-type]
         posts=posts,
         publisher=publisher,
-        dispatcher=Dispatcher(store, NoBackend(), publisher, delivery, jobs_dir),  # type: ignore[arg-type]
+        dispatcher=Dispatcher(store, backend, publisher, delivery, jobs_dir),  # type: ignore[arg-type]
+        backend=backend,  # type: ignore[arg-type]
     )
     yield client
 

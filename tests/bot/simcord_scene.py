@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ from storage.jobs import Job, JobStore, NewJob, new_job_id
 PICTURE = ("boat.png", b"png")
 
 
+def make_empty(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+
+
 class GivenPicture(Orders):
     """Orders whose pictures are good and need no download."""
 
     async def _fetch_picture(self, source: str | Path, destination: Path) -> str:
-        destination.parent.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(make_empty, destination)
         return "first frame of an animation"
 
 
@@ -29,6 +35,11 @@ class NoBackend:
 
     def __init__(self) -> None:
         self.cancelled = []
+        self.ready, self.ready_since = None, None
+        self.closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
 
     async def cancel(self, job_id: str) -> None:
         self.cancelled.append(job_id)

@@ -174,7 +174,7 @@ def test_a_wrong_value_is_named_with_its_path_and_range(
         ("[storage]\ndatadir = 'x'", "did you mean storage.data_dir?"),
         ("device = 'cpu'", "device is no setting; did you mean generator.device?"),
         ("[default]\nsteps = 5", "there is no section [default]; did you mean defaults?"),
-        ("[zzz]\na = 1", "the known ones are discord, admins, storage, generator, defaults, limits"),
+        ("[zzz]\na = 1", "the known ones are discord, admins, storage, generator, defaults"),
         (
             "[discord]\ntoken = 'abc'",
             "discord.token: no token belongs in this file; set DISCORD_TOKEN",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import discord
+import msgspec
 import psutil
 import pytest
 import yarl
@@ -18,6 +19,7 @@ from test_fitting import noisy_video
 
 from bot import publisher
 from bot.app import StartError, run_bot
+from bot.config import AdminsConfig
 from bot.playground import Message, Playground, Upload, controls, plain_text
 from storage.jobs import Delivery, JobState
 
@@ -146,6 +148,31 @@ async def test_a_picture_in_a_message_is_animated_from_its_menu(live: Live) -> N
     [job] = live.jobs()
     assert (job.request.seconds, job.user_id) == (1.5, playground.ben.id)
     assert job.request.references == ("reference-1.png", "reference-2.png")
+
+
+async def test_who_is_named_but_may_not_manage_the_server_is_no_admin(live: Live) -> None:
+    playground = live.playground
+    admins = AdminsConfig(user_ids=(playground.ben.id, playground.ada.id))
+    config = msgspec.structs.replace(live.config, admins=admins)
+    async with live.running(config=config):
+        playground.api.commands.open_to_everyone("admin")  # as a server's admin may set it
+        for who, words in (
+            (playground.ben, "named in my configuration"),
+            (playground.ada, "Model fake on a fake"),
+        ):
+            asked = await playground.slash(who, playground.pictures, "admin generator status")
+            await live.answer_says(asked, words)
+        for verb in ("unload", "status", "restart", "status"):
+            command = f"admin generator {verb}"
+            asked = await playground.slash(playground.ada, playground.pictures, command)
+            words = "is not loaded" if verb == "unload" else ""
+            await playground.until(
+                lambda a=asked: a.response and a.response.content != "One moment."
+            )
+            assert words in asked.response.content
+        assert "Model fake" in asked.response.content
+        await live.animate()
+        await live.video()
 
 
 async def test_delete_takes_everything_away_and_is_for_owner_and_moderators(live: Live) -> None:

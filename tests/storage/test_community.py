@@ -120,6 +120,18 @@ async def test_a_failed_or_cancelled_job_gives_its_share_back(room: Room) -> Non
     assert await room.community.counted_today(BEN, GUILD) == times[1:]
 
 
+async def test_a_failed_job_can_be_retried_and_a_finished_one_not(room: Room) -> None:
+    first, second = await room.enqueue(), await room.enqueue()
+    await room.store.claim_next()
+    await room.store.fail(first, ErrorKind.MEMORY, "too big")
+    again = await room.community.retry(first)
+    assert again is not None
+    assert (again.state, again.error, again.attempts) == ("queued", None, 0)
+    assert await room.community.retry(second) is None
+    claimed = await room.store.claim_next()
+    assert claimed is not None and claimed.id == first
+
+
 async def test_erasing_keeps_what_still_runs_and_the_others(room: Room) -> None:
     done, running, other = await room.enqueue(), await room.enqueue(), await room.enqueue(CLEO)
     await room.store.claim_next()

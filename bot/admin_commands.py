@@ -1,0 +1,254 @@
+"""/admin as Discord is told about it.
+
+Decides: names, options and their ranges. Refuses to know: what the verbs do and who may use them
+(`bot.admin`). The default permission only hides the commands from most people.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import discord
+import msgspec
+from discord import app_commands
+
+from bot.admin import Office
+from bot.desk import Desk
+from bot.texts import Text, say
+from storage.community import Rules
+
+Interaction = discord.Interaction[Any]
+MOST_BLOCKED = 500
+
+
+def admin_group(desk: Desk) -> app_commands.Group:
+    """/admin with its subcommands."""
+    office = Office(desk)
+    group = app_commands.Group(
+        name="admin",
+        description=say(Text.ADMIN),
+        guild_only=True,
+        default_permissions=discord.Permissions(manage_guild=True),
+    )
+    for part in (_queue(office), _user(office), _limits(office), _generator(office)):
+        group.add_command(part)
+
+    @group.command(name="stats", description=say(Text.ADMIN_STATS_TEXT))
+    async def stats(interaction: Interaction, days: app_commands.Range[int, 1, 3650] = 30) -> None:
+        await office.look(interaction, lambda: office.statistics(_guild(interaction), days))
+
+    @group.command(name="audit", description=say(Text.ADMIN_AUDIT_TEXT))
+    async def audit(interaction: Interaction) -> None:
+        await office.look(interaction, lambda: office.audit(_guild(interaction)))
+
+    return group
+
+
+def _guild(interaction: Interaction) -> int:
+    return interaction.guild_id or 0
+
+
+def _queue(office: Office) -> app_commands.Group:
+    group = app_commands.Group(name="queue", description=say(Text.ADMIN_QUEUE_TEXT))
+
+    @group.command(name="list", description=say(Text.ADMIN_LIST_TEXT))
+    async def list_all(interaction: Interaction) -> None:
+        await office.look(interaction, office.queue)
+
+    @group.command(name="pause", description=say(Text.ADMIN_PAUSE_TEXT))
+    async def pause(interaction: Interaction, reason: str | None = None) -> None:
+        await office.act(interaction, "queue pause", "", reason, lambda: office.switch(paused=True))
+
+    @group.command(name="resume", description=say(Text.ADMIN_RESUME_TEXT))
+    async def resume(interaction: Interaction, reason: str | None = None) -> None:
+        await office.act(
+            interaction,
+            "queue resume",
+            "",
+            reason,
+            lambda: office.switch(paused=False, draining=False),
+        )
+
+    @group.command(name="drain", description=say(Text.ADMIN_DRAIN_TEXT))
+    async def drain(interaction: Interaction, reason: str | None = None) -> None:
+        await office.act(
+            interaction, "queue drain", "", reason, lambda: office.switch(draining=True)
+        )
+
+    @group.command(name="clear", description=say(Text.ADMIN_CLEAR_TEXT))
+    async def clear(interaction: Interaction, reason: str | None = None) -> None:
+        guild_id = _guild(interaction)
+        await office.act(interaction, "queue clear", "", reason, lambda: office.clear(guild_id))
+
+    @group.command(name="move", description=say(Text.ADMIN_MOVE_TEXT))
+    async def move(
+        interaction: Interaction,
+        job: str,
+        place: app_commands.Range[int, 1, 1000] = 1,
+        reason: str | None = None,
+    ) -> None:
+        guild_id = _guild(interaction)
+        await office.act(
+            interaction, "queue move", job, reason, lambda: office.move(guild_id, job, place)
+        )
+
+    @group.command(name="remove", description=say(Text.ADMIN_REMOVE_TEXT))
+    async def remove(interaction: Interaction, job: str, reason: str | None = None) -> None:
+        guild_id = _guild(interaction)
+        await office.act(
+            interaction, "queue remove", job, reason, lambda: office.remove(guild_id, job)
+        )
+
+    @group.command(name="retry", description=say(Text.ADMIN_RETRY_TEXT))
+    async def retry(interaction: Interaction, job: str, reason: str | None = None) -> None:
+        guild_id = _guild(interaction)
+        await office.act(
+            interaction, "queue retry", job, reason, lambda: office.retry(guild_id, job)
+        )
+
+    return group
+
+
+def _user(office: Office) -> app_commands.Group:
+    group = app_commands.Group(name="user", description=say(Text.ADMIN_USER_TEXT))
+
+    async def change(
+        interaction: Interaction,
+        verb: str,
+        user: discord.User,
+        reason: str | None,
+        changes: dict[str, Any],
+    ) -> None:
+        await office.act(
+            interaction,
+            f"user {verb}",
+            f"<@{user.id}>",
+            reason,
+            lambda: office.change_standing(_guild(interaction), user.id, changes),
+        )
+
+    @group.command(name="ban", description=say(Text.ADMIN_BAN_TEXT))
+    async def ban(interaction: Interaction, user: discord.User, reason: str | None = None) -> None:
+        await change(interaction, "ban", user, reason, {"banned": True, "reason": reason or ""})
+
+    @group.command(name="unban", description=say(Text.ADMIN_UNBAN_TEXT))
+    async def unban(
+        interaction: Interaction, user: discord.User, reason: str | None = None
+    ) -> None:
+        await change(interaction, "unban", user, reason, {"banned": False, "reason": ""})
+
+    @group.command(name="quota", description=say(Text.ADMIN_QUOTA_TEXT))
+    async def quota(
+        interaction: Interaction,
+        user: discord.User,
+        waiting: app_commands.Range[int, 0, 1000] | None = None,
+        per_day: app_commands.Range[int, 0, 10000] | None = None,
+        reason: str | None = None,
+    ) -> None:
+        limits = {"max_waiting": waiting, "max_per_day": per_day}
+        await change(interaction, "quota", user, reason, limits)
+
+    @group.command(name="priority", description=say(Text.ADMIN_PRIORITY_TEXT))
+    async def priority(
+        interaction: Interaction,
+        user: discord.User,
+        level: app_commands.Range[int, -100, 100],
+        reason: str | None = None,
+    ) -> None:
+        await change(interaction, "priority", user, reason, {"priority": level})
+
+    @group.command(name="jobs", description=say(Text.ADMIN_JOBS_TEXT))
+    async def jobs(interaction: Interaction, user: discord.User) -> None:
+        await office.look(interaction, lambda: office.jobs_of(_guild(interaction), user.id))
+
+    return group
+
+
+def _limits(office: Office) -> app_commands.Group:
+    group = app_commands.Group(name="limits", description=say(Text.ADMIN_LIMITS_TEXT))
+
+    @group.command(name="show", description=say(Text.ADMIN_LIMITS_SHOW))
+    async def show(interaction: Interaction) -> None:
+        await office.look(interaction, lambda: office.show_limits(_guild(interaction)))
+
+    @group.command(name="set", description=say(Text.ADMIN_LIMITS_SET))
+    async def set_some(
+        interaction: Interaction,
+        waiting: app_commands.Range[int, 0, 1000] | None = None,
+        per_day: app_commands.Range[int, 0, 10000] | None = None,
+        seconds: app_commands.Range[float, 0.1, 120.0] | None = None,
+        nsfw_only: bool | None = None,
+        channel: discord.TextChannel | None = None,
+        role: discord.Role | None = None,
+        block: app_commands.Range[str, 1, 100] | None = None,
+        log_channel: discord.TextChannel | None = None,
+        reason: str | None = None,
+    ) -> None:
+        given = {
+            "max_waiting": waiting,
+            "max_per_day": per_day,
+            "max_seconds": seconds,
+            "nsfw_only": nsfw_only,
+            "log_channel": log_channel.id if log_channel else None,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        more = {
+            "channels": channel.id if channel else None,
+            "roles": role.id if role else None,
+            "blocked": block,
+        }
+
+        def change(rules: Rules) -> Rules:
+            return toggled(msgspec.structs.replace(rules, **changes), more)
+
+        told = {**changes, **{name: value for name, value in more.items() if value is not None}}
+        target = " ".join(f"{name}={value}" for name, value in told.items())
+        await office.act(
+            interaction,
+            "limits set",
+            target,
+            reason,
+            lambda: office.change_rules(_guild(interaction), change),
+        )
+
+    @group.command(name="reset", description=say(Text.ADMIN_LIMITS_RESET))
+    async def reset(interaction: Interaction, reason: str | None = None) -> None:
+        await office.act(
+            interaction,
+            "limits reset",
+            "",
+            reason,
+            lambda: office.change_rules(_guild(interaction), lambda _: Rules()),
+        )
+
+    return group
+
+
+def toggled(rules: Rules, entries: dict[str, Any]) -> Rules:
+    """The rules with each entry added to its list, or taken away if it is there already."""
+    for name, entry in entries.items():
+        if entry is None:
+            continue
+        listed = getattr(rules, name)
+        without = tuple(other for other in listed if other != entry)
+        changed = without if entry in listed else (*listed, entry)[-MOST_BLOCKED:]
+        rules = msgspec.structs.replace(rules, **{name: changed})
+    return rules
+
+
+def _generator(office: Office) -> app_commands.Group:
+    group = app_commands.Group(name="generator", description=say(Text.ADMIN_GENERATOR_TEXT))
+
+    @group.command(name="status", description=say(Text.ADMIN_STATUS_TEXT))
+    async def status(interaction: Interaction) -> None:
+        await office.look(interaction, office.generator_status)
+
+    @group.command(name="restart", description=say(Text.ADMIN_RESTART_TEXT))
+    async def restart(interaction: Interaction, reason: str | None = None) -> None:
+        await office.act(interaction, "generator restart", "", reason, office.restart)
+
+    @group.command(name="unload", description=say(Text.ADMIN_UNLOAD_TEXT))
+    async def unload(interaction: Interaction, reason: str | None = None) -> None:
+        await office.act(interaction, "generator unload", "", reason, office.unload)
+
+    return group
