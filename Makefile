@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help play demo test lint install clean
+.PHONY: help play demo test torture lint install clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ demo: $(VENV)/.installed  ## the whole product once, on this machine, without to
 
 test: $(VENV)/.installed-dev  ## the test suite
 	$(BIN)/python -m pytest
+
+torture: $(VENV)/.installed-dev  ## kill everything at random instants, and count what is lost
+	$(BIN)/python benchmarks/torture.py
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .
