@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import torch
 from torch import nn
 
@@ -273,7 +274,18 @@ def _largest_cast(shapes: dict[str, tuple[int, ...]], storage: Storage) -> int:
     return max(cast, default=0)
 
 
+def empty_module(part: str, config: dict[str, Any]) -> Any:
+    """The part's real class with its parameters on the meta device."""
+    with accelerate.init_empty_weights(include_buffers=False):
+        return _build(part, config)
+
+
 def _fake_part(fake: Fake, part: str, config: dict[str, Any]) -> Any:
+    dtype = torch.bfloat16 if part == "transformer" else HALF
+    return fake.module(lambda: _build(part, config), dtype)
+
+
+def _build(part: str, config: dict[str, Any]) -> Any:
     from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoFramepackTransformer3DModel
     from transformers import (
         CLIPTextConfig,
@@ -284,16 +296,15 @@ def _fake_part(fake: Fake, part: str, config: dict[str, Any]) -> Any:
         SiglipVisionModel,
     )
 
-    transformer = HunyuanVideoFramepackTransformer3DModel
-    builders = {
-        "text_encoder": lambda: LlamaModel(LlamaConfig(**config)),
-        "text_encoder_2": lambda: CLIPTextModel(CLIPTextConfig(**config)),
-        "image_encoder": lambda: SiglipVisionModel(SiglipVisionConfig(**config)),
-        "vae": lambda: AutoencoderKLHunyuanVideo.from_config(config),
-        "transformer": lambda: transformer.from_config(config),
-    }
-    dtype = torch.bfloat16 if part == "transformer" else HALF
-    return fake.module(builders[part], dtype)
+    if part == "text_encoder":
+        return LlamaModel(LlamaConfig(**config))
+    if part == "text_encoder_2":
+        return CLIPTextModel(CLIPTextConfig(**config))
+    if part == "image_encoder":
+        return SiglipVisionModel(SiglipVisionConfig(**config))
+    if part == "vae":
+        return AutoencoderKLHunyuanVideo.from_config(config)
+    return HunyuanVideoFramepackTransformer3DModel.from_config(config)
 
 
 def _count_text(fake: Fake, llama: Any) -> Count:
