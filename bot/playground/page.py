@@ -94,8 +94,8 @@ class Page:
         router.add_get("/page/static/{name}", self._static)
         router.add_get("/page/examples/{name}", self._example)
         router.add_get("/page/live", self._live)
-        router.add_get("/page/commands", self._commands)
-        router.add_get("/page/calls/{number}", self._call)
+        router.add_get("/page/commands", self._answering(self._commands))
+        router.add_get(r"/page/calls/{number:\d+}", self._call)
         router.add_get("/page/log", self._log)
         router.add_post("/page/do/{verb}", self._answering(self._do))
         router.add_post("/page/mishap/{name}", self._answering(self._mishap))
@@ -123,10 +123,11 @@ class Page:
         example = self._examples.get(request.match_info["name"])
         return web.Response(status=404) if example is None else web.FileResponse(example.file)
 
-    async def _commands(self, request: web.Request) -> web.Response:
+    async def _commands(self, request: web.Request) -> list[Payload]:
         view = View(self._discord, self._user(request))
-        channel = self._discord.world.channels.get(int(request.query["channel"]))
-        return _json(view.commands(channel) if channel and view.sees(channel) else [])
+        wanted = request.query.get("channel", "")
+        channel = self._discord.world.channels.get(int(wanted)) if wanted.isdigit() else None
+        return view.commands(channel) if channel and view.sees(channel) else []
 
     async def _call(self, request: web.Request) -> web.Response:
         number = int(request.match_info["number"])
@@ -141,7 +142,7 @@ class Page:
     # -- what a person does -----------------------------------------------------------------
 
     def _answering(
-        self, act: Callable[[web.Request], Awaitable[Payload]]
+        self, act: Callable[[web.Request], Awaitable[Payload | list[Payload]]]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         """`act` with its refusals answered as 400 and a sentence."""
 

@@ -9,7 +9,7 @@ const PLUS = "M9.100 3h1.800v6.100H17v1.800h-6.100V17H9.100v-6.100H3V9.100h6.100
 export function composer(place, act, names) {
   let commands = [], examples = [], files = [], form = null, channel = null;
 
-  const picker = el("ul", { class: "picker", role: "listbox", id: "picker", "aria-label": "Commands", hidden: true });
+  const picker = el("div", { class: "picker", role: "listbox", id: "picker", "aria-label": "Commands", hidden: true });
   const formPlace = el("div", { class: "form-place" });
   const chips = el("ul", { class: "chosen" });
   const upload = el("input", { type: "file", class: "hidden", id: "say-file", multiple: true, "aria-label": "Attach files", onchange: () => { attach([...upload.files]); upload.value = ""; } });
@@ -30,10 +30,10 @@ export function composer(place, act, names) {
     trouble.textContent = "";
     const typed = /^\/([\w -]*)$/.exec(box.value);
     const found = typed ? flat(commands).filter((c) => c.path.startsWith(typed[1].trim().toLowerCase()) || c.path.includes(` ${typed[1].trim()}`)) : [];
-    picker.replaceChildren(...found.map((c, n) => el("li", {
+    picker.replaceChildren(...found.map((c, n) => el("div", {
       role: "option", id: `pick-${n}`, "aria-selected": n === 0 ? "true" : "false", "data-path": c.path, onpointerdown: (event) => { event.preventDefault(); open(c); },
     }, el("b", { text: `/${c.path}` }), el("span", { class: "pick-options", text: c.options.filter((o) => o.required).map((o) => o.name).join("  ") }), el("span", { class: "pick-about", text: c.description }))));
-    if (typed && !found.length) picker.append(el("li", { class: "none", text: commands.length ? "No command of that name is offered here." : "The bot has no commands here yet." }));
+    if (typed && !found.length) picker.append(el("div", { class: "none", text: commands.length ? "No command of that name is offered here." : "The bot has no commands here yet." }));
     picker.hidden = !typed;
     picker.found = found;
     box.setAttribute("aria-expanded", String(Boolean(typed)));
@@ -211,7 +211,7 @@ function optionField(option, { names, examples, suggest }) {
 
 /** The bot's own choices under a field, while it is typed. */
 function withSuggestions(field, suggest) {
-  const list = el("ul", { class: "suggestions", role: "listbox", id: newId("suggest"), hidden: true });
+  const list = el("div", { class: "suggestions", role: "listbox", id: newId("suggest"), hidden: true });
   const { input } = field;
   const values = new Map();
   let timer = 0, turn = 0;
@@ -228,7 +228,7 @@ function withSuggestions(field, suggest) {
     let choices = [];
     try { choices = (await suggest(input.value)).choices; } catch { return hide(); }
     if (own !== turn || document.activeElement !== input) return;
-    list.replaceChildren(...choices.map((choice, n) => el("li", { role: "option", id: `${list.id}-${n}`, "aria-selected": "false", text: choice.name, onpointerdown: (event) => { event.preventDefault(); choose(choice); } })));
+    list.replaceChildren(...choices.map((choice, n) => el("div", { role: "option", id: `${list.id}-${n}`, "aria-selected": "false", text: choice.name, onpointerdown: (event) => { event.preventDefault(); choose(choice); } })));
     list.choices = choices;
     list.hidden = !choices.length;
     input.setAttribute("aria-expanded", String(!list.hidden));

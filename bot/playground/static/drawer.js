@@ -101,7 +101,7 @@ function callLine(call) {
 
 async function fill(body, number) {
   const call = await get(`calls/${number}`);
-  const shown = (title, value) => [el("h4", { text: title }), el("pre", { text: typeof value === "string" ? value : JSON.stringify(value, null, 2) })];
+  const shown = (title, value) => [el("h3", { text: title }), el("pre", { tabindex: "0", text: typeof value === "string" ? value : JSON.stringify(value, null, 2) })];
   body.append(el("p", { class: "hint", text: `${new Date(call.at).toLocaleTimeString("en-GB")} · ${(call.duration_s * 1000).toFixed(1)} ms · ${call.route}` }),
     ...(Object.keys(call.query).length ? shown("Query", call.query) : []),
     ...(call.body ? shown("Body", call.body) : []),

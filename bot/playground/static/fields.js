@@ -61,7 +61,7 @@ export function tickField({ label, about, value }) {
 export function fileField({ label, about, required, max = 1, examples = [] }) {
   let chosen = [];
   const id = newId("file");
-  const input = el("input", { type: "file", id, class: "hidden", multiple: max > 1, "aria-describedby": `${id}-about`, onchange: () => { add([...input.files]); input.value = ""; } });
+  const input = el("input", { type: "file", id, class: "hidden", multiple: max > 1, "aria-label": label || "Files", "aria-describedby": `${id}-about`, onchange: () => { add([...input.files]); input.value = ""; } });
   const list = el("ul", { class: "chosen" });
   const invite = el("label", { class: "invite", for: id }, icon(PICTURE), el("span", {}, el("b", { text: max > 1 ? "Choose pictures" : "Choose a picture" }), ", drop it here, or paste it"));
   const offered = examples.length ? el("p", { class: "examples" }, el("span", { text: "or take" }), examples.map((example) => el("button", { type: "button", class: "example", onclick: () => take(example) }, el("img", { src: example.url, alt: "", width: 30, height: 30 }), example.name.replace(/\.\w+$/, "")))) : null;
