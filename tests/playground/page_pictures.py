@@ -30,15 +30,16 @@ STAND_IN = "A stand-in film: no weights took part in this picture."
 WAIT_MS = 900_000
 
 
-async def save(page: Page, name: str, width: int = 0) -> None:
-    """A screenshot with few colours, so that it stays small."""
+async def save(page: Page, name: str) -> None:
+    """A screenshot, with fewer colours where it would be too large."""
     await page.wait_for_timeout(700)
     image = Image.open(io.BytesIO(await page.screenshot())).convert("RGB")
     path = FOLDER / f"{name}.png"
-    for colours in (256, 160, 96, 64):
-        image.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
-        if path.stat().st_size <= LARGEST_BYTES:
-            break
+    image.save(path, optimize=True)
+    for colours in (256, 128, 64):
+        if path.stat().st_size > LARGEST_BYTES:
+            few = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            few.save(path, optimize=True)
     sys.stdout.write(f"{path.name}: {path.stat().st_size / 1000:.0f} kB\n")
 
 

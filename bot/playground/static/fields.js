@@ -29,10 +29,11 @@ export function textField({ label, about, required, min, max, value, placeholder
 }
 
 export function numberField({ label, about, required, min, max, value, isWhole }) {
+  const isSaid = about?.includes(String(min)) && about.includes(String(max));
   const span = min !== undefined && max !== undefined ? `${min} – ${max}` : "";
   const input = el("input", { type: "number", required, min, max, step: isWhole ? 1 : "any", placeholder: span, inputmode: isWhole ? "numeric" : "decimal" });
   input.value = value ?? "";
-  return { node: labelled(input, { label, about: [about, span.length <= LONGEST_SPAN ? span : ""].filter(Boolean).join(" · "), required }), input, value: () => (input.value === "" ? "" : Number(input.value)) };
+  return { node: labelled(input, { label, about: [about, !isSaid && span.length <= LONGEST_SPAN ? span : ""].filter(Boolean).join(" · "), required }), input, value: () => (input.value === "" ? "" : Number(input.value)) };
 }
 
 /** One of several; `many` allows more than one. */
