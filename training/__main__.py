@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WORK = Path("training_runs")
 PICTURES = 700
-CLIPS = 360
+CLIPS = 300
 MODEL = Path("generator") / "demo_model"
 
 
@@ -40,17 +40,17 @@ def text(work: Path, processes: int) -> None:
 
 
 def vae(work: Path, processes: int) -> None:
-    """The autoencoder, on single frames: everything but what lies between latents."""
-    from training.vae import STILL
+    """The autoencoder."""
+    from training.vae import WHOLE
 
-    _autoencoder(work, processes, STILL)
+    _autoencoder(work, processes, WHOLE)
 
 
 def decoder(work: Path, processes: int) -> None:
-    """The autoencoder's decoder, on moving clips; latents no longer change, so it may run late."""
-    from training.vae import MOVING
+    """The autoencoder's decoder once more; latents no longer change, so it may run late."""
+    from training.vae import DECODER
 
-    _autoencoder(work, processes, MOVING)
+    _autoencoder(work, processes, DECODER)
 
 
 def _autoencoder(work: Path, processes: int, phase: Phase) -> None:
@@ -69,7 +69,7 @@ def clips(work: Path, processes: int) -> None:
         encode_clips,
         work / "clips",
         work / "pictures",
-        work / "vae" / "still",
+        work / "vae" / "whole",
         CLIPS,
         processes,
         processes=processes,
@@ -87,7 +87,7 @@ def transformer(work: Path, processes: int) -> None:
         folder,
         work / "clips",
         work / "text" / "text",
-        work / "vae" / "still",
+        work / "vae" / "whole",
         processes=processes,
         log_file=folder / "log.txt",
     )
@@ -100,7 +100,7 @@ def export(work: Path, processes: int) -> None:
     size = write(
         MODEL,
         text=work / "text" / "text",
-        vae=work / "vae" / "moving",
+        vae=work / "vae" / "decoder",
         transformer=work / "transformer" / "transformer",
         clips=work / "clips",
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ SHARES = {
     Motion.LEFT: 0.14, Motion.RIGHT: 0.14, Motion.UP: 0.14, Motion.DOWN: 0.14,
     Motion.ZOOM_IN: 0.14, Motion.ZOOM_OUT: 0.14, Motion.STILL: 0.08, Motion.CALM: 0.08,
 }  # fmt: skip
-CAPTIONS_EACH = 60
+CAPTIONS_EACH = 24
 MIN_SPARKLE = 0.035
 """Below this gradient nothing in a picture could be seen to move: draw another."""
 
@@ -149,13 +150,13 @@ def load_clips(folder: Path) -> list[Clip]:
 class Phrases:
     """Captions of every motion, encoded once by the frozen text encoders."""
 
-    def __init__(self, text_folder: Path, each: int = CAPTIONS_EACH):
+    def __init__(self, text_folder: Path, motions: Iterable[Motion], each: int = CAPTIONS_EACH):
         self._llama_tokenizer = AutoTokenizer.from_pretrained(text_folder / "tokenizer")
         self._clip_tokenizer = AutoTokenizer.from_pretrained(text_folder / "tokenizer_2")
         self._llama = LlamaModel.from_pretrained(text_folder / "text_encoder").eval()
         self._clip = CLIPTextModel.from_pretrained(text_folder / "text_encoder_2").eval()
         rng = np.random.default_rng(41)
-        self.of = {m: [self.encode(caption(rng, m)) for _ in range(each)] for m in Motion}
+        self.of = {m: [self.encode(caption(rng, m)) for _ in range(each)] for m in motions}
         self.empty = self.encode("")
 
     @functools.cache  # noqa: B019 - lives as long as the stage

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+WEIGHT_DECAY = 0.4
+"""Without it layers before a norm only ever grow: an autoencoder's deepest features reached 1600
+times the size of what its blocks add to them, and nothing more was learned."""
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
@@ -33,7 +36,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal; for matrices and, flattened, for kernels."""
 
     def __init__(self, weights: Iterable[Tensor], lr: float, momentum: float = 0.95):
-        super().__init__(weights, {"lr": lr, "momentum": momentum})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": WEIGHT_DECAY}
+        super().__init__(weights, defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -48,6 +52,7 @@ class Muon(torch.optim.Optimizer):
                 velocity = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
                 ahead = weight.grad.lerp(velocity, group["momentum"]).flatten(1)
                 size = 0.2 * max(ahead.shape) ** 0.5
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(orthogonal(ahead).view_as(weight), alpha=-group["lr"] * size)
 
 

@@ -15,7 +15,7 @@ from training.clips import WINDOW, Clip, Phrase, encode, load_clips, save_clip
 from training.optimizing import Muon, Optimizers, curve, load_state, orthogonal, save_state
 from training.text import TextEncoders
 from training.transformer import cut, lesson, loss_of
-from training.vae import Autoencoder, crop, folded, gather_taps, quicken, reconstruction_loss
+from training.vae import Autoencoder, crop, folded, quicken, set_taps
 
 TOY_TRANSFORMER = transformer_stage.CONFIG | {"num_attention_heads": 2, "num_single_layers": 1}
 
@@ -58,7 +58,7 @@ def test_the_autoencoder_learns_and_survives_a_kill(tmp_path) -> None:
     video = torch.stack([crop(picture, 32, rng) for _ in range(2)]).unsqueeze(2)
 
     def step(model: Autoencoder, optimizers: Optimizers) -> float:
-        loss = reconstruction_loss(model(video), video)
+        loss = model.loss(video, noise=0.0)
         loss.backward()
         optimizers.step(1.0)
         return loss.item()
@@ -95,24 +95,24 @@ def test_the_faster_convolution_is_the_real_one() -> None:
         assert torch.allclose(real.decoder(latents), fast.decoder(latents), atol=1e-4)
 
 
-def test_gathered_taps_change_no_single_frame_and_show_the_newest_one() -> None:
+def test_set_taps_change_no_single_frame_and_fade_between_latents() -> None:
     model = Autoencoder().eval()
     still = torch.rand(1, 3, 1, 32, 32)
     with torch.no_grad():
         before = model(still)
-        gather_taps(model)
+        set_taps(model)
         assert torch.allclose(model(still), before, atol=1e-4)
         latents = torch.randn(1, 16, 1, 4, 4).expand(-1, -1, 3, -1, -1).clone()
         changed = latents.clone()
         changed[:, :, 1] += 1
-        decoder = model.vae.decoder
-        # The norms look at all frames; without them a latent's frames depend on it alone.
-        for module in decoder.modules():
+        # The norms look at all frames; without them a frame depends on its two latents alone.
+        for module in model.vae.decoder.modules():
             if isinstance(module, torch.nn.GroupNorm):
                 module.forward = lambda x: x
-        difference = (decoder(latents) - decoder(changed)).abs().amax((0, 1, 3, 4))
-    assert (difference[1:5] > 0).all()
-    assert not difference[[0, 5, 6, 7, 8]].any()
+        difference = (model.decode(latents) - model.decode(changed)).abs().amax((0, 1, 3, 4))
+    # Latent 1 is frame 4: frames 1 to 4 fade towards it, 5 to 7 away from it.
+    assert (difference[1:8] > 0).all()
+    assert not difference[[0, 8]].any()
 
 
 def test_folding_keeps_the_latents_and_makes_the_posterior_a_point() -> None:
