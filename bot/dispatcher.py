@@ -33,6 +33,7 @@ from generator.protocol import (
     Generate,
     Progress,
     Suspended,
+    Variant,
 )
 from storage.jobs import Job, JobState, JobStore, StorageError, UnknownJob, WrongState
 
@@ -70,6 +71,7 @@ class Dispatcher:
         self._jobs_dir = jobs_dir
         self._turns = turns
         self._pause_s = pause_s
+        self._loaded: Variant | None = None
         self._wake = asyncio.Event()
         self._cancelling: set[str] = set()
         self.progress: dict[str, Progress] = {}
@@ -85,7 +87,7 @@ class Dispatcher:
             job = None
             try:
                 await self._store.forget_served(self._turns.share_window)
-                job = await self._store.claim_next()
+                job = await self._store.claim_next(self._loaded, self._turns.slack)
                 if job is not None:
                     await self._run(job)
                     await self.tell_queue()
@@ -131,6 +133,7 @@ class Dispatcher:
 
     async def _run(self, job: Job) -> None:
         log.info("job %s starts, attempt %d", job.id, job.attempts)
+        self._loaded = job.request.variant
         self._publisher.show(job)
         await self.tell_queue()
         folder = (self._jobs_dir / job.id).resolve()

@@ -31,6 +31,11 @@ class TurnsConfig(Struct, frozen=True, kw_only=True):
     share_hours: Annotated[float, Meta(ge=0.1, le=720)] = 24.0
 
     @property
+    def slack(self) -> timedelta:
+        """By how much less somebody must have been served before other weights are loaded."""
+        return timedelta(minutes=self.minutes / 2)
+
+    @property
     def share_window(self) -> timedelta:
         """How far back GPU time counts."""
         return timedelta(hours=self.share_hours)
@@ -74,7 +79,10 @@ class Turn:
         if other.priority != self.job.priority:
             return other.priority > self.job.priority
         worked_ms = 1000 * (now_s - self._began_s) / self.job.weight
-        is_served_less = other.share_ms < self.job.share_ms + worked_ms
+        is_change = other.request.variant is not self.job.request.variant
+        has_slack = is_change and other.share_ms > 0
+        slack_ms = 1000 * self._length.slack.total_seconds() if has_slack else 0.0
+        is_served_less = other.share_ms + slack_ms < self.job.share_ms + worked_ms
         return other.user_id != self.job.user_id and is_served_less
 
 

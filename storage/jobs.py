@@ -18,8 +18,9 @@ from typing import Any, Self
 import aiosqlite
 import msgspec
 
-from generator.protocol import ErrorKind
+from generator.protocol import ErrorKind, Variant
 from storage.job import Delivery, Job, JobState, NewJob, job_from_row, new_job_id
+from storage.order import NEAR, NEXT, ORDER
 from storage.reading import read_jobs
 from storage.schema import StorageError, open_database, translated_errors
 
@@ -43,12 +44,6 @@ SPEED_SAMPLE = 10
 PROGRESS = 0.01
 """What part of its work a job must get further by, for its attempts to be counted anew."""
 
-_ORDER = "priority DESC, share_ms, number"
-_NEXT = (  # named, for SQLite would rather read all that wait, and sort them
-    "SELECT number FROM jobs INDEXED BY jobs_queue WHERE state = 'queued'"
-    " AND NOT EXISTS (SELECT 1 FROM switches WHERE name = 'paused')"
-    f" ORDER BY {_ORDER} LIMIT 1"
-)
 _OVER = "state IN ('finished', 'failed', 'cancelled') AND delivery <> 'pending'"
 _BACK_TO_QUEUE = (
     "ended_ms = CASE cancel_requested WHEN 1 THEN :now END,"
@@ -156,18 +151,27 @@ class JobStore:
 
     # Generating
 
-    async def claim_next(self) -> Job | None:
-        """The next queued job, running from now on; None when nothing waits or jobs are paused."""
+    async def claim_next(
+        self, loaded: Variant | None = None, slack: timedelta = timedelta()
+    ) -> Job | None:
+        """The next queued job, running from now on; None when nothing waits or jobs are paused.
+
+        One for the variant that is `loaded` goes before others whose users were served less, as
+        long as by no more than `slack`, and were served at all.
+        """
         jobs = await self._rows(
             "UPDATE jobs SET state = 'running', started_ms = ifnull(started_ms, :now),"
-            f" attempts = attempts + 1 WHERE number = ({_NEXT}) AND state = 'queued' RETURNING *",
+            f" attempts = attempts + 1 WHERE number = ({NEXT if loaded is None else NEAR})"
+            " AND state = 'queued' RETURNING *",
             now=self._now_ms(),
+            loaded=loaded,
+            slack=round(slack.total_seconds() * 1000),
         )
         return jobs[0] if jobs else None
 
     async def next_in_line(self) -> Job | None:
-        """What `claim_next` would return now, still queued."""
-        jobs = await self._rows(f"SELECT * FROM jobs WHERE number = ({_NEXT})")
+        """The queued job with the most right to the GPU; None when jobs are paused."""
+        jobs = await self._rows(f"SELECT * FROM jobs WHERE number = ({NEXT})")
         return jobs[0] if jobs else None
 
     async def charge(self, job_id: str, worked_s: float) -> None:
@@ -301,7 +305,7 @@ class JobStore:
 
     async def waiting(self) -> list[Job]:
         """The queue, next job first."""
-        return await self._rows(f"SELECT * FROM jobs WHERE state = 'queued' ORDER BY {_ORDER}")
+        return await self._rows(f"SELECT * FROM jobs WHERE state = 'queued' ORDER BY {ORDER}")
 
     async def running(self) -> list[Job]:
         """What the generator works on, oldest first."""

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from test_jobs import Clock, new
 
+from generator.protocol import Variant
 from storage.community import Community, Switch
-from storage.jobs import JobState, JobStore, WrongState
+from storage.jobs import JobState, JobStore, NewJob, WrongState
 
 HOUR = timedelta(hours=1)
 
@@ -127,3 +128,34 @@ async def test_attempts_are_counted_anew_when_a_job_got_further(store: JobStore)
         await store.claim_next()
         found.append((await store.lost("a", furthest)).attempts)
     assert found == [1, 2, 0, 1, 2, 0]
+
+
+def of(variant: Variant, name: str, user_id: int) -> NewJob:
+    made = new(name, user_id=user_id)
+    request = msgspec.structs.replace(made.request, variant=variant)
+    return msgspec.structs.replace(made, request=request)
+
+
+async def test_the_loaded_model_goes_first_within_the_slack_and_no_further(
+    store: JobStore,
+) -> None:
+    await store.enqueue(of(Variant.F1, "f", 1))
+    await store.enqueue(of(Variant.I2V, "i", 2))
+    await store.charge("i", 150)
+    claimed = await store.claim_next(Variant.I2V, HOUR)
+    assert claimed is not None and claimed.id == "f"  # it was never served, so it waits for nobody
+    await store.charge("f", 50)
+    await store.suspended("f", 0.0)
+    for slack_s, expected in ((99, "f"), (100, "i")):
+        claimed = await store.claim_next(Variant.I2V, timedelta(seconds=slack_s))
+        assert claimed is not None and claimed.id == expected
+        await store.suspended(claimed.id, 0.0)
+
+
+async def test_a_priority_goes_before_the_loaded_model(store: JobStore, tmp_path: Path) -> None:
+    await store.enqueue(of(Variant.F1, "f", 1))
+    await store.enqueue(of(Variant.I2V, "i", 2))
+    async with await Community.open(tmp_path / "bot.sqlite3") as community:
+        await community._execute("UPDATE jobs SET priority = 1 WHERE id = 'f'")
+    claimed = await store.claim_next(Variant.I2V, HOUR)
+    assert claimed is not None and claimed.id == "f"

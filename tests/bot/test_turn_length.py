@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bot.turns import Turn, TurnsConfig, starting_order
-from generator.protocol import Progress, Stage, job_request
+from generator.protocol import Progress, Stage, Variant, job_request
 from storage.jobs import Delivery, Job, JobState
 
 LENGTH = TurnsConfig(sections=2, minutes=5)
@@ -94,3 +94,13 @@ def test_a_turn_needs_its_sections_and_its_minutes() -> None:
 def test_who_has_more_right_to_the_gpu(other: Job | None, passes: bool) -> None:
     turn = Turn(job("a", 1), LENGTH, began_s=0)
     assert turn.should_pass_to(other, now_s=400) is passes
+
+
+def test_other_weights_are_loaded_only_for_who_was_served_clearly_less() -> None:
+    other = job("b", 2, share_ms=250_000)
+    other = msgspec.structs.replace(
+        other, request=msgspec.structs.replace(other.request, variant=Variant.F1)
+    )
+    turn = Turn(job("a", 1), LENGTH, began_s=0)
+    assert not turn.should_pass_to(other, now_s=390)
+    assert turn.should_pass_to(other, now_s=410)
