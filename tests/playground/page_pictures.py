@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.async_api import Browser, Page, expect
-from stage import DESKTOP, PHONE, browser, film_bot, opened
+from stage import PHONE, browser, film_bot, opened
 
 from bot.playground import Playground
 from bot.playground.child import BotProcess, write_config
@@ -27,6 +27,8 @@ from bot.playground.play import NOTES, PICTURES, furnish
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "playground"
 LARGEST_BYTES = 150_000
 STAND_IN = "A stand-in film: no weights took part in this picture."
+WIDE = {"width": 1120, "height": 700}
+WITH_DRAWER = {"width": 1320, "height": 760}
 WAIT_MS = 900_000
 
 
@@ -36,16 +38,15 @@ async def save(page: Page, name: str) -> None:
     image = Image.open(io.BytesIO(await page.screenshot())).convert("RGB")
     path = FOLDER / f"{name}.png"
     image.save(path, optimize=True)
-    for colours in (256, 128, 64):
+    for dither in (Image.Dither.FLOYDSTEINBERG, Image.Dither.NONE):
         if path.stat().st_size > LARGEST_BYTES:
-            few = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-            few.save(path, optimize=True)
+            image.quantize(256, dither=dither).save(path, optimize=True)
     sys.stdout.write(f"{path.name}: {path.stat().st_size / 1000:.0f} kB\n")
 
 
 async def take(chromium: Browser, discord: Playground) -> None:
     """The story in pictures: an empty channel, the form, a running job, the film."""
-    async with opened(chromium, discord, viewport=DESKTOP, color_scheme="light") as page:
+    async with opened(chromium, discord, viewport=WIDE, color_scheme="light") as page:
         await expect(page.locator(".card").first).to_be_visible(timeout=WAIT_MS)
         await save(page, "welcome-desktop-light")
         async with opened(chromium, discord, viewport=PHONE, color_scheme="dark") as phone:
@@ -69,7 +70,7 @@ async def take(chromium: Browser, discord: Playground) -> None:
 async def running(chromium: Browser, discord: Playground, page: Page) -> None:
     dark = {"color_scheme": "dark"}
     async with (
-        opened(chromium, discord, viewport={"width": 1440, "height": 860}, **dark) as operator,
+        opened(chromium, discord, viewport=WITH_DRAWER, **dark) as operator,
         opened(chromium, discord, viewport=PHONE, **dark) as phone,
     ):
         preview = "img[src*=preview]"
