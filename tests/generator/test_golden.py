@@ -6,6 +6,8 @@ The cases lie in tests/data/golden; its README says how they were made.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,7 @@ CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))
 LATENT_TOLERANCE = 2e-4
 """What the cases ask for. Measured on an AVX-512 Xeon: 1.1e-5; another CPU sums in another order,
 and 25 steps through a random transformer spread that."""
+LUMA = np.array([0.299, 0.587, 0.114])
 NUMBERS = (
     *("seed", "seconds", "latent_window_size", "steps", "true_cfg_scale", "guidance_scale"),
     *("guidance_rescale", "motion_bias", "resolution"),
@@ -164,9 +167,20 @@ def test_the_mp4_shows_these_frames(made: Made) -> None:
     expected = np.stack(made.frames)
     shown = frames_in(made.mp4, *expected.shape[2:0:-1])
     assert len(shown) == len(expected)
-    error = luma(shown) - luma(expected)
+    error = shown @ LUMA - expected @ LUMA
     assert 10 * np.log10(255**2 / (error**2).mean()) >= 40
 
 
-def luma(frames: np.ndarray) -> np.ndarray:
-    return frames @ np.array([0.299, 0.587, 0.114])
+def test_the_products_own_command_gives_the_same(tmp_path: Path) -> None:
+    """`framepack-bot generate` in a process of its own, as a person would run it."""
+    case = json.loads((GOLDEN / "i2v_cfg_rescale.json").read_text("utf-8"))
+    latents, mp4 = tmp_path / "made.safetensors", tmp_path / "made.mp4"
+    command = [sys.executable, "-m", "bot", *arguments_of(case, mp4, latents)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{mp4}\n"
+    expected = load_file(GOLDEN / "i2v_cfg_rescale.safetensors")
+    assert distance(load_file(latents)["latents"], expected["latents"]) < LATENT_TOLERANCE
+    frames = expected["frames"].numpy()
+    off = (frames_in(mp4, *frames.shape[2:0:-1]).astype(float) - frames) @ LUMA
+    assert 10 * np.log10(255**2 / (off**2).mean()) >= 40
