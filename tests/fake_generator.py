@@ -59,6 +59,7 @@ BEHAVIOURS = (
     "fails_memory",
     "fails_path",  # Failed whose sentence holds a path
     "no_video",  # Finished, but there is no file
+    "elsewhere",  # Finished, with a video outside the job's folder
     "other_job",  # speaks of a job nobody asked for
     "dies_idle",  # ends after each job
     "real_video",  # the file that FAKE_VIDEO names
@@ -197,6 +198,8 @@ class Fake:
             message = f"can not write {folder}{os.sep}frame.png"
             return say(Failed(job_id=job_id, kind=ErrorKind.DISK, message=message))
         video = f"framepack-{job_id}.mp4"
+        if "elsewhere" in self.behaviours:
+            video = "../" + video
         if "no_video" not in self.behaviours:
             (folder / video).write_bytes(MP4 + bytes.fromhex(chain))
         if "real_video" in self.behaviours:
