@@ -145,7 +145,8 @@ async def _play(play: Play) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="framepack-play-")))
         discord = Playground(port=_port(play.port), rate_limits=True)
         keeper = BotKeeper(folder / "config.toml", discord, folder / "bot.log")
-        page = Page(discord, note=_note(config), examples=PICTURES, keeper=keeper)
+        examples = tuple(e for e in PICTURES if e.file.is_file())  # a wheel comes without them
+        page = Page(discord, note=_note(config), examples=examples, keeper=keeper)
         discord.mount(page.add_to)
         await stack.enter_async_context(discord)
         furnish(discord)
