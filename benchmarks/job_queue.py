@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from generator.protocol import job_request
+from generator.protocol import Variant, job_request
 from storage.jobs import JobStore
 from storage.schema import prepare
 
@@ -62,7 +62,7 @@ async def measure(path: Path, times: int) -> dict[str, list[float]]:
         ids: list[str] = []
 
         async def claim(_: int) -> None:
-            job = await store.claim_next()
+            job = await store.claim_next(Variant.I2V, timedelta(minutes=2.5))
             assert job is not None
             ids.append(job.id)
 

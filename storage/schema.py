@@ -12,17 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import importlib.resources
+import logging
+import math
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import aiosqlite
 
+log = logging.getLogger(__name__)
+
 APPLICATION_ID = int.from_bytes(b"FPBT", "big")
 OLDEST_SQLITE = (3, 37, 0)
 """STRICT tables; RETURNING came two versions earlier."""
 
+CHECKED_S = 0.4
+"""How long a start may take for reading the whole file: tens of thousands of jobs."""
 PRAGMAS = "PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
 """Of a connection. WAL is of the file and set once, when it is prepared."""
 
@@ -68,14 +75,27 @@ def prepare(path: Path, scripts: Sequence[str] | None = None) -> None:
             version = checked_version(database, path, newest=len(scripts))
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(PRAGMAS)
-            check_integrity(database, path)
+            check_integrity(database, path, within_s=CHECKED_S)
             for script in scripts[version:]:
                 database.executescript(script)  # closing the connection rolls back a torn one
 
 
-def check_integrity(database: sqlite3.Connection, path: Path) -> None:
-    """Read every page once. StorageError if one is damaged, before anything is built upon it."""
-    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+def check_integrity(database: sqlite3.Connection, path: Path, within_s: float = math.inf) -> None:
+    """Read every page once. StorageError if one is damaged, before anything is built upon it.
+
+    A file too large for the time is taken for whole as far as it was read.
+    """
+    end_s = time.monotonic() + within_s
+    database.set_progress_handler(lambda: time.monotonic() > end_s, 10_000)
+    try:
+        (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if "interrupted" not in str(error):
+            raise
+        log.info("%s is too large to be checked in %g s; a backup checks it", path, within_s)
+        return
+    finally:
+        database.set_progress_handler(None, 0)
     if verdict != "ok":
         raise StorageError(f"{_SENTENCES['malformed'].format(path=path)} ({verdict})")
 

@@ -233,7 +233,7 @@ async def test_places_and_estimates(tmp_path: Path) -> None:
             await found.ends(job)
 
 
-@pytest.mark.parametrize("verb", ["finish", "claim_next"])
+@pytest.mark.parametrize("verb", ["finish", "claim_next", "charge", "forget_served"])
 async def test_a_full_disk_delays_and_loses_nothing(
     tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

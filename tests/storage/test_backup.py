@@ -93,3 +93,20 @@ async def test_jobs_of_every_earlier_version_are_still_jobs(tmp_path: Path, vers
         assert claimed is not None and claimed.id == "j0"
         await store.charge("j0", 5)
         assert (await store.suspended("j0", 0.5)).worked_ms == 5000
+
+
+def test_a_start_does_not_wait_for_a_check_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bot.sqlite3"
+    prepare(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.executemany(
+            "INSERT INTO audit (at_ms, guild_id, actor_id, action, target, reason)"
+            " VALUES (0, 0, 0, ?, '', '')",
+            [(f"a{n}",) for n in range(20_000)],
+        )
+    monkeypatch.setattr("storage.schema.CHECKED_S", 0.0)
+    with caplog.at_level("INFO"):
+        prepare(path)
+    assert "a backup checks it" in caplog.text
