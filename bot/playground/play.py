@@ -152,6 +152,7 @@ async def _play(play: Play) -> None:
         furnish(discord)
         tables["discord"] |= {"api_url": discord.api_url, "gateway_url": discord.gateway_url}
         tables["storage"] = {"data_dir": str(folder / "data")}
+        tables["admins"] = {"user_ids": [discord.ada.id]}  # ids here are made anew each time
         write_config(folder / "config.toml", tables)
         _say(f"\n  Open {discord.world.origin}/ in a browser. Ctrl-C ends it.\n")
         if play.browser and _has_browser():
