@@ -7,7 +7,7 @@ loaded twice, and none is held in more bytes than its file or its compute dtype 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,14 @@ EMBEDDING = "embed_tokens"
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a part is put together. `resident` blocks keep their place on the device; of the others
-    `in_ram` wait in pinned RAM, and the rest is read from files each time. None: all of them."""
+    those numbered in `in_ram` wait in pinned RAM, and the rest is read from files each time. None:
+    all of them."""
 
     device: torch.device
     dtype: torch.dtype
     storage: Storage = Storage.NATIVE
     resident: int | None = None
-    in_ram: int | None = None
+    in_ram: frozenset[int] | None = None
 
 
 class Assembled:
@@ -85,6 +86,7 @@ def blocks_of(module: nn.Module, part: str) -> list[Block]:
     ]
 
 
+@torch.inference_mode(mode=False)  # the reading thread writes into what is allocated here
 def assemble(
     model: ModelFolder, part: str, recipe: Recipe, device: Device, kept: BlockSource | None = None
 ) -> Assembled:
@@ -114,7 +116,8 @@ def assemble(
         cast_on_use(block.module, recipe.dtype)
     source, stream = None, None
     if layouts:
-        source = kept or BlockSource(layouts, files, device, waiting(layouts, recipe.in_ram))
+        in_ram = layouts.keys() if recipe.in_ram is None else layouts.keys() & recipe.in_ram
+        source = kept or BlockSource(layouts, files, device, in_ram)
         source.files = files
         stream = BlockStream([block.module for block in blocks], source, device)
     else:
@@ -126,12 +129,6 @@ def spread(count: int, wanted: int) -> Collection[int]:
     """`wanted` of the numbers below `count`, evenly spaced: between two of them a copy has time."""
     wanted = min(wanted, count)
     return {i * count // wanted for i in range(wanted)} if wanted else set()
-
-
-def waiting(streamed: Iterable[int], in_ram: int | None) -> set[int]:
-    """Which of the streamed blocks wait in RAM: evenly spread, so that reads have time."""
-    order = sorted(streamed)
-    return {order[i] for i in spread(len(order), len(order) if in_ram is None else in_ram)}
 
 
 def _streamed_names(block: Block) -> dict[str, str]:

@@ -66,12 +66,12 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A mode, how many blocks stay on the GPU (None: all), how many of the others wait in RAM, and
-    why in one sentence."""
+    """A mode, how many blocks stay on the GPU (None: all), which of the others wait in RAM, and why
+    in one sentence."""
 
     mode: Mode
     resident: int | None = None
-    in_ram: int = 0
+    in_ram: frozenset[int] = frozenset()
     why: str = ""
 
 
@@ -143,17 +143,36 @@ def choose(needs: Needs, machine: Machine, wanted: Mode, *, preserve: int = 0) -
     why = f"{mode}: {'' if wanted is Mode.AUTO else 'asked for; '}{why}, with {machine}"
     if mode in (Mode.RESIDENT, Mode.SWAP):
         return Choice(mode=mode, why=why)
-    in_ram = len(held) if mode is Mode.STREAM else 0
+    in_ram = frozenset(held) if mode is Mode.STREAM else frozenset[int]()
     return Choice(mode=mode, resident=len(resident), in_ram=in_ram, why=why)
 
 
 def waiting_blocks(needs: Needs, streamed: list[int], ram: int) -> list[int]:
-    """As many evenly spread ones of the streamed blocks as fit into that much RAM."""
+    """Which of the streamed blocks wait in that much RAM: as many as fit, and such that the bytes
+    read for the others come evenly, block after block."""
+    total, spare = sum(needs.blocks[i] for i in streamed), max(ram, 0)
+    while spare > 0:
+        held = _evenly(needs, streamed, total - min(spare, total))
+        if sum(needs.blocks[i] for i in held) <= ram:
+            return held
+        spare -= needs.slots // 4
+    # So little RAM that nearly everything is read: then only their number counts.
     for count in range(len(streamed), 0, -1):
         held = [streamed[i] for i in sorted(spread(len(streamed), count))]
         if sum(needs.blocks[i] for i in held) <= ram:
             return held
     return []
+
+
+def _evenly(needs: Needs, streamed: list[int], to_read: int) -> list[int]:
+    due, held = 0.0, []
+    for i in streamed:
+        due += to_read / len(streamed)
+        if due > needs.blocks[i] / 2:
+            due -= needs.blocks[i]
+        else:
+            held.append(i)
+    return held
 
 
 def _where(needs: Needs, resident: set[int], held: list[int], streamed: list[int]) -> str:

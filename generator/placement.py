@@ -181,7 +181,7 @@ class Placement:
     def _recipe(self, name: str) -> Recipe:
         resident, in_ram = self._choice.resident, self._choice.in_ram
         if not name.startswith(TRANSFORMER):
-            resident, in_ram = (None if self.mode is Mode.RESIDENT else 0), 0
+            resident, in_ram = (None if self.mode is Mode.RESIDENT else 0), frozenset()
         return Recipe(
             device=self.device,
             dtype=self.dtype_of(name),

@@ -18,7 +18,7 @@ import accelerate
 import torch
 from torch import nn
 
-from generator.assembly import spread, waiting
+from generator.assembly import spread
 from generator.counting import Count, Fake
 from generator.encoders import Size, bucket_size
 from generator.fp8 import Storage, is_fp8
@@ -184,7 +184,7 @@ def simulate(counts: Counts, choice: Choice, speeds: Speeds) -> Step:
     beside = (counts.sample.flops - sum(counts.sample.blocks)) / rate
     kept = spread(len(sizes), len(sizes) if choice.resident is None else choice.resident)
     streamed = [i for i in range(len(sizes)) if i not in kept]
-    in_ram = waiting(streamed, choice.in_ram)
+    in_ram = choice.in_ram
     total, read = sum(compute) + beside, sum(sizes[i] for i in streamed if i not in in_ram)
     if not streamed:
         return Step(compute_s=total, stall_s=0.0, copied=0, read=0)

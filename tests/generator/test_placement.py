@@ -19,7 +19,7 @@ from generator.errors import InputError, ModelError, OutOfMemoryError
 from generator.fp8 import Storage
 from generator.machine import GIB, Machine, free_ram
 from generator.models import ModelFolder
-from generator.modes import Mode, Needs, choose, needs_of, resident_blocks
+from generator.modes import Mode, Needs, choose, needs_of, resident_blocks, waiting_blocks
 from generator.placement import Placement
 from generator.protocol import JobRequest, StepCacheKind, Variant
 from generator.workshop import Workshop
@@ -68,9 +68,26 @@ def test_a_machine_gets_the_best_mode_it_can_hold(
 
 def test_blocks_in_ram_leave_room_for_everybody_else() -> None:
     choice = choose(REAL, machine(8, 16), Mode.AUTO)
-    held = sum(REAL.blocks) * choice.in_ram / len(REAL.blocks)
+    held = sum(REAL.blocks[i] for i in choice.in_ram)
     assert 8 * GIB < held < 12 * GIB
-    assert choose(REAL, machine(8, 16), Mode.DISK).in_ram == 0
+    assert choose(REAL, machine(8, 16), Mode.DISK).in_ram == frozenset()
+
+
+def test_little_ram_is_used_too() -> None:
+    held = waiting_blocks(REAL, list(range(60)), 3 * GIB)
+    assert 2 * GIB < sum(REAL.blocks[i] for i in held) <= 3 * GIB
+
+
+@pytest.mark.parametrize("ram_gib", [8, 13, 20])
+def test_what_is_not_in_ram_is_read_evenly(ram_gib: int) -> None:
+    streamed = list(range(60))
+    held = set(waiting_blocks(REAL, streamed, ram_gib * GIB))
+    assert sum(REAL.blocks[i] for i in held) <= ram_gib * GIB
+    assert sum(REAL.blocks[i] for i in held) > (ram_gib - 1.3) * GIB
+    read = [0 if i in held else REAL.blocks[i] for i in streamed]
+    expected = sum(read) / 60
+    for i in range(1, 60):  # never more than two blocks away from an even flow
+        assert abs(sum(read[:i]) - i * expected) <= 2 * max(REAL.blocks)
 
 
 def test_a_wanted_mode_is_taken_with_its_details() -> None:

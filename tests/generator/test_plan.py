@@ -30,7 +30,7 @@ from generator.plan import (
 
 SIZE = (608, 640)
 MACHINE = Machine(ram_free=32 * GIB, ram_limit="a test", vram_free=8 * GIB, vram_total=8 * GIB)
-LEAN = Choice(mode=Mode.STREAM, resident=0, in_ram=60)
+LEAN = Choice(mode=Mode.STREAM, resident=0, in_ram=frozenset(range(60)))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_every_stage_fits_into_8_gib(real: Counts) -> None:
 
 
 def test_disk_mode_pins_at_most_2_gib(real: Counts) -> None:
-    step = simulate(real, Choice(mode=Mode.DISK, resident=0, in_ram=0), Speeds())
+    step = simulate(real, Choice(mode=Mode.DISK, resident=0), Speeds())
     assert step.read == step.copied == sum(real.needs.blocks)
     assert real.needs.slots <= 2 * GIB
 
@@ -131,13 +131,28 @@ SECOND = Speeds(tflops=1e-12, pcie_gb_s=1e-9, disk_gb_s=1e-9)  # one byte, one o
 @pytest.mark.parametrize(
     ("blocks", "flops", "choice", "stall"),
     [
-        ([1, 1, 1], [2, 2, 2], Choice(mode=Mode.STREAM, resident=0, in_ram=3), 0.0),
-        ([3, 3, 3], [2, 2, 2], Choice(mode=Mode.STREAM, resident=0, in_ram=3), 3.0),
-        ([3, 3, 3], [2, 2, 2], Choice(mode=Mode.STREAM, resident=3, in_ram=0), 0.0),
+        (
+            [1, 1, 1],
+            [2, 2, 2],
+            Choice(mode=Mode.STREAM, resident=0, in_ram=frozenset({0, 1, 2})),
+            0.0,
+        ),
+        (
+            [3, 3, 3],
+            [2, 2, 2],
+            Choice(mode=Mode.STREAM, resident=0, in_ram=frozenset({0, 1, 2})),
+            3.0,
+        ),
+        ([3, 3, 3], [2, 2, 2], Choice(mode=Mode.STREAM, resident=3), 0.0),
         # Reading goes on while copies wait, so a block costs a read, not a read and a copy.
-        ([3, 3, 3, 3], [2, 2, 2, 2], Choice(mode=Mode.DISK, resident=0, in_ram=0), 4.0),
+        ([3, 3, 3, 3], [2, 2, 2, 2], Choice(mode=Mode.DISK, resident=0), 4.0),
         # Every second block is read, in the time of two.
-        ([3, 3, 3, 3], [4, 4, 4, 4], Choice(mode=Mode.STREAM, resident=0, in_ram=2), 0.0),
+        (
+            [3, 3, 3, 3],
+            [4, 4, 4, 4],
+            Choice(mode=Mode.STREAM, resident=0, in_ram=frozenset({0, 2})),
+            0.0,
+        ),
     ],
 )
 def test_steps_on_paper(blocks: list[int], flops: list[int], choice: Choice, stall: float) -> None:

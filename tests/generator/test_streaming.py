@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from generator.assembly import Recipe, assemble, spread, waiting
+from generator.assembly import Recipe, assemble, spread
 from generator.block_sources import BlockSource, lay_out
 from generator.devices import HostDevice
 from generator.errors import ModelError
@@ -82,7 +82,7 @@ def stream_of(
     layouts = {
         i: lay_out({"weight": f"{i}.weight"}, files, lambda _: torch.float32) for i in range(5)
     }
-    source = BlockSource(layouts, files, device, waiting(layouts, in_ram))
+    source = BlockSource(layouts, files, device, spread(5, in_ram))
     return blocks, BlockStream(blocks, source, device)
 
 
@@ -237,16 +237,16 @@ def inputs(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
 
 
 def put_together(folder: Path, part: str = "transformer", **changes: Any) -> Any:
-    settings = {"device": CPU, "dtype": torch.float32, "resident": 0, "in_ram": 0}
+    settings = {"device": CPU, "dtype": torch.float32, "resident": 0, "in_ram": frozenset()}
     recipe = Recipe(**{**settings, **changes})  # type: ignore[arg-type]
     return assemble(ModelFolder(folder), part, recipe, HostDevice())
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("in_ram", [0, 2, None])
+@pytest.mark.parametrize("in_ram", [frozenset(), frozenset({0, 2}), None])
 @pytest.mark.parametrize("resident", [0, 1, 3, None])
 def test_the_transformer_gives_the_same_bytes(
-    tiny_model: Path, in_ram: int | None, resident: int | None
+    tiny_model: Path, in_ram: frozenset[int] | None, resident: int | None
 ) -> None:
     expected = ModelFolder(tiny_model).load("transformer", torch.float32)(**inputs())[0]
     made = put_together(tiny_model, in_ram=in_ram, resident=resident)
