@@ -174,7 +174,10 @@ def _convert(arguments: argparse.Namespace) -> int:
     from generator.models import ModelFolder
 
     model = ModelFolder(arguments.folder)
-    parts = {model.transformer_part(variant) for variant in _variants(arguments)}
+    wanted = _variants(arguments)
+    if arguments.variant == "both":  # whichever are there
+        wanted = {v for v in wanted if v is Variant.F1 or (model.path / "transformer").is_dir()}
+    parts = {model.transformer_part(variant) for variant in wanted}
     for part in sorted(parts):
         size = sum(file.stat().st_size for file in (model.path / part).glob("*.safetensors"))
         refuse_full_disk(model.path, size // 2)

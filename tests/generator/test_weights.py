@@ -197,6 +197,19 @@ def test_remove_frees_only_what_was_named(hub: SmallHub, tmp_path: Path) -> None
     assert models("verify", tmp_path) == 0
 
 
+def test_convert_writes_a_copy_in_8_bits_beside_each_transformer(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    for part in tiny_model.iterdir():
+        if part.is_dir() and part.name != "transformer":
+            shutil.copytree(part, tmp_path / part.name)
+    assert models("convert", tmp_path, "--fp8") == 0
+    before = tmp_path / "transformer_f1" / "diffusion_pytorch_model.safetensors"
+    after = list((tmp_path / "transformer_f1_fp8").glob("*.safetensors"))
+    assert sum(file.stat().st_size for file in after) < 0.8 * before.stat().st_size
+    assert not (tmp_path / "transformer_fp8").exists()
+
+
 def test_without_consent_nothing_is_fetched(
     hub: SmallHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
