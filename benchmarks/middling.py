@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,40 @@ def peak_rss_mib() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+class OwnMemoryPeak:
+    """While it lasts: the most memory of this process's own, without files mapped from disk.
+
+    Pages of the libraries come and go with what else the machine does. Sampled every 20 ms; where
+    the system does not tell the two apart (all but Linux) it is the peak of everything.
+    """
+
+    def __init__(self) -> None:
+        self.mib = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> OwnMemoryPeak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            self.mib = max(self.mib, own_memory_mib())
+
+
+def own_memory_mib() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text("utf-8").splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) / 1024
+    return peak_rss_mib()
 
 
 def measured_apart(script: str, *words: object) -> dict[str, Any]:
