@@ -72,7 +72,8 @@ def photos() -> dict[str, Image.Image]:
 class Studio:
     """Makes and measures videos of held-out photos with one model."""
 
-    def __init__(self, model: str, folder: Path):
+    def __init__(self, model: str, folder: Path, motion_bias: float | None = None):
+        self._motion_bias = motion_bias
         placement = Placement(
             open_model(model), device="cpu", dtype="auto", mode=Mode.AUTO, preserve_vram_gib=0.0
         )
@@ -85,6 +86,7 @@ class Studio:
         name = f"{self._made:04}"
         photo.save(self._folder / f"{name}.png")
         defaults = {"seconds": 2.4, "steps": 10, "resolution": RESOLUTION, "seed": self._made}
+        defaults["motion_bias"] = self._motion_bias
         request = job_request(prompt=prompt, image=f"{name}.png", **(defaults | settings))
         began = time.monotonic()
         *_, last = generate(name, request, self._folder, self._workshop)
@@ -192,7 +194,7 @@ def _way(scores: list[Score]) -> str:
 
 
 def report(
-    model: str,
+    command: str,
     pictures: list[str],
     scores: dict[Variant, list[Score]],
     side: list[tuple[str, str]],
@@ -202,7 +204,7 @@ def report(
     lines = [
         "# The demo model, measured",
         "",
-        f"Made by `python -m training.evaluate {model}` on {len(everything)} videos of "
+        f"Made by `python -m training.evaluate {command}` on {len(everything)} videos of "
         f"{len(pictures)} photos of scikit-image and scikit-learn that training never saw "
         f"({', '.join(pictures)}), {RESOLUTION} px, 2.4 s, 10 "
         "steps, each written as MP4 and read back. The motion is measured by registering frames; "
@@ -266,16 +268,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--sheet", type=Path, default=SHEET)
     parser.add_argument("--photos", type=int, default=10, help="the first N of them only")
+    parser.add_argument("--motion-bias", type=float, help="flow shift; unset by default")
     parser.add_argument("--no-side-questions", action="store_true", help="the main table only")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     pictures = photos()
     pictures = dict(list(pictures.items())[: arguments.photos])
     with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(arguments.model, Path(folder))
+        studio = Studio(arguments.model, Path(folder), arguments.motion_bias)
         scores, shown = main_table(studio, pictures)
         side = [] if arguments.no_side_questions else side_questions(studio, photos())
-    page = report(arguments.model, list(pictures), scores, side)
+    words = sys.argv[1:] if argv is None else list(argv)
+    page = report(" ".join(words), list(pictures), scores, side)
     print(page)
     arguments.page.write_text(page, encoding="utf-8")
     contact_sheet(shown, arguments.sheet)

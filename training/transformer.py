@@ -241,7 +241,7 @@ def _explained(
 
 
 def train(
-    folder: Path, clips: Path, text: Path, vae: Path, *, steps: int = 1000, sections: int = 4
+    folder: Path, clips: Path, text: Path, vae: Path, *, steps: int = 1180, sections: int = 4
 ) -> Path:
     """Train or go on training; returns the diffusers folder of the averaged weights.
 
@@ -280,7 +280,7 @@ def train(
             shown = HunyuanVideoFramepackTransformer3DModel(**CONFIG).eval()
             shown.load_state_dict(average.weights)
             shown.save_pretrained(folder / "transformer")
-            if (step + 1) % 2000 == 0:
+            if (step + 1) % 400 == 0 or step + 1 == steps:
                 log.info(
                     "transformer %d: R² %s", step + 1, gate(shown, course, test_clips(vae, PANS))
                 )
