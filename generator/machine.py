@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 
 GIB = 2**30
+M_MMAP_THRESHOLD = -3  # glibc's number for it, malloc.h
+RETURNED_ABOVE_BYTES = 2**20
 UNLIMITED = 2**60  # cgroup v1 says "no limit" with a number near 2**63
 
 
@@ -118,3 +120,16 @@ def _windows_free() -> tuple[int, str]:
     physical = (int(status.ullAvailPhys), "what the machine has left")
     limit = f"Windows' commit limit of {status.ullTotalPageFile / GIB:.1f} GiB"
     return min(physical, (int(status.ullAvailPageFile), limit))
+
+
+def give_back_freed_memory() -> None:
+    """Have the C library return freed tensors to the system at once.
+
+    glibc raises its limit for that up to 32 MiB by itself, and then keeps passing tensors of
+    decoding on its heap, the more the longer the video. Other systems do not; there this does
+    nothing.
+    """
+    if sys.platform.startswith("linux"):
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+        if set_option is not None:
+            set_option(M_MMAP_THRESHOLD, RETURNED_ABOVE_BYTES)

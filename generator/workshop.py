@@ -10,6 +10,7 @@ import torch
 
 from generator.conditions import EncodingCache
 from generator.fp8 import Storage
+from generator.machine import give_back_freed_memory
 from generator.models import open_model
 from generator.placement import Mode, Placement
 from generator.progress import Pace
@@ -41,6 +42,7 @@ class Workshop:
 
 def open_workshop(settings: Settings) -> Workshop:
     """Check model and device; weights are loaded when a job needs them. Raises GeneratorError."""
+    give_back_freed_memory()
     # The same bytes every time: no algorithm is chosen by a stopwatch.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
