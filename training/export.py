@@ -27,6 +27,7 @@ ENCODERS = {
     "text_encoder_2": CLIPTextModel,
     "image_encoder": SiglipVisionModel,
 }
+RESOLUTION = 128  # what a request gets that names none
 CARD = Path(__file__).parent / "model_card.md"
 
 
@@ -38,6 +39,9 @@ def export(folder: Path, *, text: Path, vae: Path, transformer: Path, clips: Pat
     for name, kind in ENCODERS.items():
         kind.from_pretrained(text / name).half().save_pretrained(folder / name)
     model = AutoencoderKLHunyuanVideo.from_pretrained(vae).eval()
+    (folder / "model.json").write_text(
+        json.dumps({"resolution": RESOLUTION, "weights": "demo"}) + "\n"
+    )
     (folder / "preview.json").write_text(json.dumps(fit_preview(model, clips), indent=1) + "\n")
     model.half().save_pretrained(folder / "vae")
     HunyuanVideoFramepackTransformer3DModel.from_pretrained(transformer).half().save_pretrained(
