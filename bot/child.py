@@ -68,7 +68,7 @@ class Child:
                 stderr=pipe,
                 limit=LINE_LIMIT,
                 env=dict(environ),
-                **_own_group(),
+                **own_group(),
             )
         except OSError as error:
             raise BackendError(
@@ -194,7 +194,7 @@ class Child:
             child_log.warning("(%d lines left out)", dropped)
 
 
-def _own_group() -> dict[str, Any]:
+def own_group() -> dict[str, Any]:
     """Ctrl-C in a terminal is for the bot; the child ends when the bot closes its stdin."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}

@@ -11,17 +11,17 @@ import asyncio
 import contextlib
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
 import msgspec
 from yarl import URL
 
 from bot.backend import SECRET_VARIABLES
+from bot.child import own_group
 from bot.config import Limits
 from bot.picture_messages import Answer, Clean, Order, PictureLimits, Refused, Trouble, Up
 
@@ -172,7 +172,7 @@ class _Child:
         command = (*PICTURE_PROCESS, msgspec.json.encode(limits).decode())
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environ(), **_own_group()
+                *command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environ(), **own_group()
             )
         except OSError as error:
             raise IntakeError(
@@ -234,13 +234,6 @@ def _environ() -> dict[str, str]:
     """The bot's own without its secrets; one malloc arena, for each counts in the memory limit."""
     kept = {key: value for key, value in os.environ.items() if key not in SECRET_VARIABLES}
     return kept | {"MALLOC_ARENA_MAX": "1"}
-
-
-def _own_group() -> dict[str, Any]:
-    """Nothing that a terminal sends to the bot reaches the process; it ends with its stdin."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
