@@ -137,6 +137,8 @@ class Office:
         for switch, on in ((Switch.PAUSED, paused), (Switch.DRAINING, draining)):
             if on is not None:
                 await self._desk.community.turn(switch, on=on)
+        if paused:  # who stops the queue often wants the card for something else
+            await self._desk.backend.unload()
         self._desk.dispatcher.wake()
         switches = ", ".join(sorted(await self._desk.community.switches()))
         return say(Text.ADMIN_SWITCHES, switches=switches or say(Text.ADMIN_NO_SWITCH))

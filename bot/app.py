@@ -205,6 +205,7 @@ def _generator(config: Config) -> list[str]:
         dtype=generator.dtype,
         preserve_vram_gib=generator.preserve_vram_gib,
         resume_every_s=generator.resume_every_s,
+        idle_unload_s=generator.idle_unload_s,
         cache_dir=config.storage.data_dir / CACHE_NAME,
     )
 

@@ -32,6 +32,7 @@ from generator.protocol import (
     Generate,
     Ready,
     Suspend,
+    Unload,
 )
 
 __all__ = ["Backend", "BackendError", "LocalBackend", "Lost", "generator_command"]
@@ -70,6 +71,13 @@ class Backend(Protocol):
         """End this job's turn soon, if it can be. Anything but the running job is ignored.
 
         Idempotent. The job may also come to its end, or need long until it can be stopped.
+        """
+        ...
+
+    async def unload(self) -> None:
+        """Have VRAM and pinned RAM given back after the running job; the next one loads anew.
+
+        Idempotent. It does nothing where nothing was started.
         """
         ...
 
@@ -198,6 +206,11 @@ class LocalBackend:
         """See Backend.suspend."""
         if job_id == self._current and not self._cancel_asked and self._child is not None:
             await self._child.say(Suspend(job_id=job_id))
+
+    async def unload(self) -> None:
+        """See Backend.unload."""
+        if self._child is not None and self._child.ready is not None:
+            await self._child.say(Unload())
 
     async def close(self) -> None:
         """See Backend.close."""

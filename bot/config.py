@@ -83,6 +83,7 @@ class GeneratorConfig(Struct, frozen=True, kw_only=True):
     dtype: Dtype = Dtype.AUTO
     preserve_vram_gib: Annotated[float, Meta(ge=0, le=128)] = 6.0
     resume_every_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    idle_unload_s: Annotated[float, Meta(ge=0, le=86400)] = 300.0
     start_timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 300.0
     cancel_grace_s: Annotated[float, Meta(ge=1, le=600)] = 30.0
     silence_limit_s: Annotated[float, Meta(ge=10, le=86400)] = 1800.0

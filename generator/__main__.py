@@ -68,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
         default=30.0,
         help="seconds between two resume points; 0 keeps every step",
     )
+    serve.add_argument(
+        "--idle-unload-s",
+        type=float,
+        default=300.0,
+        help="seconds without work until VRAM and pinned RAM are given back; 0 never does",
+    )
     make = verbs.add_parser("generate", help="make one video", prog="framepack-bot generate")
     make.set_defaults(verb=_generate)
     _add_machine_options(make)

@@ -57,6 +57,12 @@ class Assembled:
     ):
         self.module, self.files, self.source, self.stream = module, files, source, stream
 
+    @property
+    def buffers(self) -> list[Tensor]:
+        """What is held for blocks that pass through: slots, and what waits in RAM."""
+        slots = self.stream.buffers if self.stream is not None else []
+        return [*slots, *(self.source.buffers if self.source is not None else [])]
+
     def close(self, *, keep_source: bool = False) -> BlockSource | None:
         """Give everything back; with `keep_source` what waits in RAM is returned instead."""
         if self.stream is not None:

@@ -115,6 +115,11 @@ class BlockSource:
         """Whether anything waits in RAM."""
         return bool(self._held)
 
+    @property
+    def buffers(self) -> list[Tensor]:
+        """Everything that is held in RAM."""
+        return [*self._held.values(), *(staging.buffer for staging in self._staging)]
+
     def fill(self, device: Device, index: int, slot: Tensor, after: Any) -> Any:
         """Begin to fill the slot with a block; returns the device's mark. Takes as long as a read
         for a block of `read_each_time` that was not read ahead."""

@@ -144,12 +144,30 @@ class Placement:
 
     def unload(self) -> None:
         """Give all memory back; parts are loaded again when they are needed."""
+        vram, ram = self.held()
         for name in list(self._modules):
             self._drop(name, keep_waiting=False)
         for source in self._waiting.values():
             source.close()
         self._waiting.clear()
         self._empty_cache()
+        if vram or ram:
+            log.info("Given back: %.2f GiB VRAM, %.2f GiB RAM", vram / GIB, ram / GIB)
+
+    def held(self) -> tuple[int, int]:
+        """Bytes of VRAM and of RAM that weights take now, slots and buffers for them included."""
+        tensors = [t for m in self._modules.values() for t in (*m.parameters(), *m.buffers())]
+        for made in self._assembled.values():
+            tensors += made.buffers
+        for source in self._waiting.values():
+            tensors += source.buffers
+        storages = {
+            t.untyped_storage().data_ptr(): (t.device.type, t.untyped_storage().nbytes())
+            for t in tensors
+            if not t.is_meta
+        }
+        vram = sum(size for device, size in storages.values() if device == "cuda")
+        return vram, sum(size for _, size in storages.values()) - vram
 
     def _loaded(self, name: str) -> nn.Module:
         if name in self._modules:

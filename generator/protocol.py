@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MODEL_FPS = 30
 """Frames per second that FramePack's models were trained at."""
 
@@ -123,6 +123,13 @@ class Suspend(msgspec.Struct, frozen=True, kw_only=True, tag="suspend"):
     job_id: str
 
 
+class Unload(msgspec.Struct, frozen=True, kw_only=True, tag="unload"):
+    """Give VRAM and pinned RAM back once the jobs that were sent before this are done.
+
+    Nothing answers. The process stays, and the next job loads again what it needs.
+    """
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """The first line of a child that can take jobs."""
 
@@ -198,7 +205,7 @@ class Suspended(msgspec.Struct, frozen=True, kw_only=True, tag="suspended"):
     job_id: str
 
 
-ToGenerator = Generate | Cancel | Suspend
+ToGenerator = Generate | Cancel | Suspend | Unload
 FromGenerator = Ready | Broken | Progress | Finished | Failed | Cancelled | Suspended
 Event = Progress | Finished | Failed | Cancelled | Suspended
 TERMINAL = (Finished, Failed, Cancelled, Suspended)

@@ -54,6 +54,11 @@ class BlockStream:
             block = blocks[index]
             block.forward = functools.partial(self._forward, index, block.forward)
 
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The slots' bytes on the device."""
+        return [slot.buffer for slot in self._slots]
+
     def close(self) -> None:
         """Give slots and thread back; the source stays open. The blocks can not run any more."""
         if self._reader is not None:

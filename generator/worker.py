@@ -1,6 +1,7 @@
 """The child process: one thread works, one reads; a job ends with exactly one message.
 
-Decides: how a job's exception becomes `Failed`, how stdout is kept clean, when the process ends.
+Decides: how a job's exception becomes `Failed`, how stdout is kept clean, when the process ends,
+when nobody has had work for so long that memory is given back.
 Refuses to know: who is at the other end of the pipes. It ends with its parent: when stdin closes,
 for whatever reason, nobody waits for the result any more.
 """
@@ -38,6 +39,7 @@ from generator.protocol import (
     Suspend,
     Suspended,
     ToGenerator,
+    Unload,
     decode_to_generator,
     encode_line,
 )
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         """The command line's words about a generator that serves."""
 
         resume_every_s: float
+        idle_unload_s: float
 
 
 log = logging.getLogger(__name__)
@@ -85,11 +88,18 @@ class Inbox:
     """The way in: jobs in order, the rest at once. The process ends when the pipe does."""
 
     def __init__(self, stream: IO[bytes]):
-        self.jobs: queue.Queue[Generate] = queue.Queue()
+        self._orders: queue.Queue[Generate | Unload] = queue.Queue()
         self._cancelled: set[str] = set()
         self._suspended: set[str] = set()
         self._stream = stream
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def next(self, patience_s: float | None) -> Generate | Unload:
+        """The next order; Unload when none came in that time (None: wait for ever)."""
+        try:
+            return self._orders.get(timeout=patience_s)
+        except queue.Empty:
+            return Unload()
 
     def is_cancelled(self, job_id: str) -> bool:
         """Whether somebody asked for the end of this job."""
@@ -119,8 +129,9 @@ class Inbox:
         elif isinstance(message, Suspend):
             self._suspended.add(message.job_id)
         else:
-            self.forget(message.job_id)
-            self.jobs.put(message)
+            if isinstance(message, Generate):
+                self.forget(message.job_id)
+            self._orders.put(message)
 
 
 def serve(settings: ServeSettings) -> int:
@@ -128,6 +139,7 @@ def serve(settings: ServeSettings) -> int:
     # Ctrl-C in a terminal reaches both processes; the parent decides, and closes stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = Line.guarding_stdout()
+    logging.getLogger("generator").setLevel(logging.INFO)  # what is loaded and given back, and when
     try:
         from generator.workshop import open_workshop
 
@@ -144,10 +156,16 @@ def serve(settings: ServeSettings) -> int:
     # Seconds of imports that the first job need not wait for.
     import generator.pipeline  # noqa: F401
 
+    patience_s = None  # there is nothing to give back yet
     while True:
-        message = inbox.jobs.get()
-        line.send(_run(message, workshop, inbox, line))
-        inbox.forget(message.job_id)
+        order = inbox.next(patience_s)
+        if isinstance(order, Unload):
+            workshop.placement.unload()
+            patience_s = None
+        else:
+            line.send(_run(order, workshop, inbox, line))
+            inbox.forget(order.job_id)
+            patience_s = settings.idle_unload_s or None
 
 
 def _run(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> FromGenerator:

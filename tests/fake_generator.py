@@ -35,6 +35,7 @@ from generator.protocol import (
     Stage,
     Suspend,
     Suspended,
+    Unload,
     decode_to_generator,
     encode_line,
 )
@@ -139,6 +140,8 @@ class Fake:
             elif isinstance(message, Suspend):
                 if "ignores_suspend" not in self.behaviours:
                     self.suspended.add(message.job_id)
+            elif isinstance(message, Unload):
+                complain("unloaded")
             else:
                 self.suspended.discard(message.job_id)
                 self.jobs.put(message)

@@ -36,10 +36,13 @@ class NoBackend:
     def __init__(self) -> None:
         self.cancelled = []
         self.ready, self.ready_since = None, None
-        self.closed = 0
+        self.closed = self.unloaded = 0
 
     async def close(self) -> None:
         self.closed += 1
+
+    async def unload(self) -> None:
+        self.unloaded += 1
 
     async def cancel(self, job_id: str) -> None:
         self.cancelled.append(job_id)

@@ -151,6 +151,16 @@ async def test_the_generator_is_unloaded_only_when_idle(
     assert backend.closed == 2
 
 
+async def test_a_pause_gives_the_generators_memory_back(
+    bureau: Bureau, simcord_bot: Client
+) -> None:
+    backend: Any = simcord_bot.desk.backend
+    await bureau.admin("queue pause")
+    assert backend.unloaded == 1
+    await bureau.admin("queue resume")
+    assert backend.unloaded == 1
+
+
 async def test_figures(bureau: Bureau, store: JobStore) -> None:
     await bureau.animate()
     [job] = await jobs(store)

@@ -287,3 +287,17 @@ async def test_a_child_that_hangs_is_killed_and_its_job_lost(tmp_path: Path) -> 
     async with backend("hangs", silence_limit_s=0.5) as found:
         events = await collect(found, order(tmp_path))
     assert [type(event) for event in events] == [Progress, Lost]
+
+
+async def test_unloading_reaches_the_child_and_disturbs_no_job(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with backend() as found:
+        await found.unload()  # nothing was started: nothing is
+        assert found.pid is None
+        await found.start()
+        with caplog.at_level(logging.INFO, logger="generator"):
+            await found.unload()
+            events = await collect(found, order(tmp_path))
+    assert isinstance(events[-1], Finished)
+    assert "unloaded" in caplog.text

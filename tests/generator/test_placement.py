@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from small_jobs import sampled, small_request, small_workshop
 from generator import machine as machine_module
 from generator import placement as placement_module
 from generator.attention import choose_attention
+from generator.devices import HostDevice
 from generator.errors import InputError, ModelError, OutOfMemoryError
 from generator.fp8 import Storage
 from generator.machine import GIB, Machine, free_ram
@@ -213,6 +216,53 @@ def test_unload_gives_everything_back(tmp_path: Path, workshop_with: Workshops) 
     assert not workshop.placement._assembled and not workshop.placement._waiting
     assert threading.active_count() == threads
     assert torch.equal(latents_of(workshop, tmp_path / "b", request), first)
+
+
+class CountingDevice(HostDevice):
+    """Counts what is pinned; as on a GPU, host bytes go through buffers."""
+
+    staged = True
+    pinned = 0
+
+    def pin(self, buffer: torch.Tensor) -> Callable[[], None]:
+        CountingDevice.pinned += buffer.nbytes
+
+        def unpin() -> None:
+            CountingDevice.pinned -= buffer.nbytes
+
+        return unpin
+
+
+def live_bytes() -> int:
+    """Of all tensors that anybody in this process still holds."""
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    storages = [t.untyped_storage() for t in tensors if t.device.type == "cpu"]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+@pytest.mark.parametrize("in_ram", [frozenset[int](), frozenset({0, 1, 2}), None])
+def test_no_tensor_and_no_pinned_byte_stays_after_unload(
+    tmp_path: Path,
+    workshop_with: Workshops,
+    monkeypatch: pytest.MonkeyPatch,
+    in_ram: frozenset[int] | None,
+) -> None:
+    monkeypatch.setattr(placement_module, "HostDevice", CountingDevice)
+    before = live_bytes()
+    placement = workshop_with(mode=Mode.DISK if in_ram is not None else Mode.RESIDENT).placement
+    if in_ram is not None:
+        placement._choice = replace(placement._choice, mode=Mode.STREAM, in_ram=in_ram)
+    request = small_request()
+    for _ in range(2):
+        latents_of(Workshop(placement=placement), tmp_path, request)
+        vram, ram = placement.held()
+        assert vram == 0 and ram > 0
+        assert (CountingDevice.pinned > 0) is (in_ram is not None)
+        assert live_bytes() - before >= ram
+        placement.unload()
+        assert CountingDevice.pinned == 0 and placement.held() == (0, 0)
+        assert live_bytes() == before
 
 
 def test_eight_bits_change_the_latents_a_little_wherever_they_lie(

@@ -28,7 +28,8 @@ from generator.protocol import (
 REQUEST = JobRequest(prompt="a cat\nwalks\u2028 🐈", seed=2**53 - 1, references=("a.png", "b.png"))
 TO_GENERATOR = [
     Generate(job_id="a", folder="C:\\jobs\\a", request=REQUEST),
-    *(kind(job_id="a") for kind in typing.get_args(protocol.ToGenerator) if kind is not Generate),
+    *(kind(job_id="a") for kind in (protocol.Cancel, protocol.Suspend)),
+    protocol.Unload(),
 ]
 EXAMPLES: dict[str, Any] = {
     "job_id": "a",

@@ -41,6 +41,7 @@ from generator.protocol import (
     Ready,
     Stage,
     ToGenerator,
+    Unload,
     decode_from_generator,
     encode_line,
 )
@@ -330,3 +331,36 @@ def test_an_exception_becomes_one_sentence(error: Exception, kind: ErrorKind, wo
     assert (failed.job_id, failed.kind) == ("j1", kind)
     assert words in failed.message
     assert "\n" not in json.loads(encode_line(failed))["message"]
+
+
+# ---- memory that is given back
+
+
+def wait_for(log: Path, words: str, count: int = 1) -> None:
+    deadline = time.monotonic() + EVENT_S
+    while log.read_text("utf-8").count(words) < count:
+        assert time.monotonic() < deadline, log.read_text("utf-8")
+        time.sleep(0.02)
+
+
+def test_memory_is_given_back_when_asked_and_after_a_while_without_work(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "stderr"
+    child = Child(["-m", "generator", *SERVE, str(tiny_model), "--idle-unload-s", "2"], log)
+    try:
+        assert isinstance(child.hear(START_S), Ready)
+        child.say(Unload())  # there is nothing yet
+        child.start(tmp_path / "a")
+        child.say(Unload())  # it waits until the job is done
+        assert isinstance(child.until_end("job")[-1], Finished)
+        wait_for(log, "Given back: 0.00 GiB VRAM, 0.00 GiB RAM", 1)
+        child.start(tmp_path / "b")
+        assert isinstance(child.until_end("job")[-1], Finished)
+        wait_for(log, "Given back", 2)  # nobody asked
+        child.start(tmp_path / "c")
+        assert isinstance(child.until_end("job")[-1], Finished)
+    finally:
+        child.end()
+    videos = {sha256(tmp_path / name / "framepack-job.mp4") for name in "abc"}
+    assert len(videos) == 1
