@@ -22,6 +22,7 @@ from torch import nn
 from generator.assembly import BLOCK_LISTS, Assembled, Recipe, assemble
 from generator.attention import AUTO, attention, choose_attention
 from generator.block_sources import BlockSource
+from generator.causal_convolution import quicken
 from generator.devices import CudaDevice, Device, HostDevice
 from generator.errors import InputError, OutOfMemoryError
 from generator.fp8 import Storage
@@ -188,6 +189,8 @@ class Placement:
         if name == "vae" and self.vae_tiling:
             module.enable_slicing()  # type: ignore[operator]
             module.enable_tiling()  # type: ignore[operator]
+        if name == "vae" and self.device.type == "cpu" and self.encoder_dtype is torch.float32:
+            quicken(module)
         self._modules[name] = module
         return module
 

@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, LlamaModel
 
+from generator.causal_convolution import quicken
 from generator.encoders import encode_latent, encode_prompt, summarise_prompt
 from training.captions import Motion, caption
 from training.data import Pictures, render, sparkle
 from training.pair import rank
 from training.scenes import panoramas
-from training.vae import quicken
 
 log = logging.getLogger(__name__)
 

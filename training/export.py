@@ -17,8 +17,8 @@ from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoFramepackTransforme
 from torch import Tensor
 from transformers import CLIPTextModel, LlamaModel, SiglipVisionModel
 
+from generator.causal_convolution import quicken
 from training.clips import load_clips
-from training.vae import quicken
 
 MAX_BYTES = 25 * 10**6
 COPIED = ("tokenizer", "tokenizer_2", "feature_extractor")
