@@ -8,7 +8,6 @@ Nothing heavy is imported before a verb needs it.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import signal
@@ -95,13 +94,13 @@ def _add(
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from bot.app import StartError, run_bot
+    from bot.app import StartError, run_until_signal
     from bot.config import ConfigError, load_config, read_token
 
     _start_logging(verbose=arguments.verbose)
     try:
         config = load_config(arguments.config, os.environ)
-        asyncio.run(run_bot(config, read_token(os.environ)))
+        run_until_signal(config, read_token(os.environ))
     except (ConfigError, StartError) as error:
         return _complain(error)
     return 0

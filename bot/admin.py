@@ -268,6 +268,7 @@ class Office:
 
     async def unload(self) -> str:
         """End the generator's process, if it has no job; the next job starts it again."""
+        self._check_started()
         if await self._desk.store.running():
             raise Refusal(say(Text.ADMIN_BUSY))
         await self._desk.backend.close()
@@ -275,6 +276,7 @@ class Office:
 
     async def restart(self) -> str:
         """End the generator's process; a running job goes on from its last step in the new one."""
+        self._check_started()
         running = await self._desk.store.running()
         await self._desk.backend.close()
         if not running:  # else the dispatcher starts it, for the job
@@ -283,6 +285,11 @@ class Office:
             except BackendError as error:
                 raise Refusal(say(Text.SETTING_WRONG, sentence=plain(str(error)))) from None
         return say(Text.ADMIN_RESTARTED)
+
+    def _check_started(self) -> None:
+        """One that is just starting is let be: that it can not start would end the bot."""
+        if self._desk.backend.starting:
+            raise Refusal(say(Text.ADMIN_STARTING))
 
     # Figures
 

@@ -116,6 +116,7 @@ class LocalBackend:
         self._current: str | None = None
         self._cancel_asked = False
         self._ready_since: datetime | None = None
+        self._starting = asyncio.Lock()
 
     async def __aenter__(self) -> LocalBackend:
         await self._group.__aenter__()
@@ -145,10 +146,21 @@ class LocalBackend:
         """The process id of the living child, if there is one."""
         return self._child.process.pid if self._child and self._child.alive else None
 
+    @property
+    def starting(self) -> bool:
+        """Whether a child is being started and is not ready yet."""
+        return self._starting.locked()
+
     async def start(self) -> Ready:
-        """See Backend.start. The same child's Ready again when it is already up."""
-        if self._child is not None and self._child.alive and self._child.ready is not None:
-            return self._child.ready
+        """See Backend.start. The same child's Ready again when it is already up.
+
+        Whoever asks while a child starts waits for that one.
+        """
+        async with self._starting:
+            ready = self.ready
+            return ready if ready is not None else await self._start_child()
+
+    async def _start_child(self) -> Ready:
         child = self._child = await Child.spawn(self._command, self._environ, self._group)
         try:
             async with asyncio.timeout(self._start_timeout_s):

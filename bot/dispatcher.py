@@ -74,6 +74,9 @@ class Dispatcher:
         self._loaded: Variant | None = None
         self._wake = asyncio.Event()
         self._cancelling: set[str] = set()
+        self._looking = asyncio.Lock()
+        self._asked = self._answered = 0
+        self._places: list[tuple[Job, Place]] = []
         self.progress: dict[str, Progress] = {}
 
     def wake(self) -> None:
@@ -109,7 +112,21 @@ class Dispatcher:
         return job
 
     async def places(self) -> list[tuple[Job, Place]]:
-        """The waiting jobs with position and estimate, next first. May raise StorageError."""
+        """The waiting jobs with position and estimate, next first. May raise StorageError.
+
+        In a crowd not everybody has the queue read: all who ask while it is being read share the
+        next reading.
+        """
+        self._asked += 1
+        asked = self._asked
+        async with self._looking:
+            if self._answered < asked:
+                answers = self._asked
+                self._places = await self._read_places()
+                self._answered = answers
+            return self._places
+
+    async def _read_places(self) -> list[tuple[Job, Place]]:
         speed = await self._store.speed()
         running, waiting = await self._store.running(), await self._store.waiting()
         ahead_s = sum(self._remaining_s(job, speed) for job in running)

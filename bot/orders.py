@@ -32,6 +32,8 @@ RANDOM_SEEDS = 2**31
 NEGATIVE_CFG_SCALE = 2.0
 """Real guidance for those who name what they do not want and whose operator has set none."""
 MIB = 1 << 20
+FETCHED_AT_ONCE = 4
+"""Pictures that are in memory at the same time, whole: a crowd must not fill it."""
 
 
 class Refusal(Exception):
@@ -81,6 +83,7 @@ class Orders:
         self._session = session
         self._jobs_dir = jobs_dir
         self._origins = attachment_origins(config.discord.api_url)
+        self._fetching = asyncio.Semaphore(FETCHED_AT_ONCE)
 
     def request(self, asked: Asked) -> JobRequest:
         """The settings of a job: what was asked for, else the configured defaults. Refusal."""
@@ -170,8 +173,9 @@ class Orders:
             await asyncio.to_thread(_copy, source, destination)
             return ""
         max_bytes = int(self._config.limits.max_attachment_mib * MIB)
-        raw = await download(source, self._session, self._origins, max_bytes)
-        return (await self._intake.accept(raw, destination)).note
+        async with self._fetching:
+            raw = await download(source, self._session, self._origins, max_bytes)
+            return (await self._intake.accept(raw, destination)).note
 
 
 def _copy(source: Path, destination: Path) -> None:

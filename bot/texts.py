@@ -209,6 +209,7 @@ class Text(StrEnum):
     ADMIN_NO_SPEED = "no video has been made yet"
     ADMIN_GENERATOR = "Model {model} on {device}, {dtype}, {placement}. Up for {uptime}; {speed}."
     ADMIN_BUSY = "A job is running. Pause the queue and wait for it, or restart the generator."
+    ADMIN_STARTING = "The generator is just starting. Try again when it is ready."
     ADMIN_RESTARTED = "The generator has been restarted."
     ADMIN_STATS = (
         "The last {days} days. Jobs: {states}\nVideo made: {video}\nMean wait: {wait} · "

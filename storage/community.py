@@ -20,7 +20,7 @@ import msgspec
 
 from storage.job import Job, job_from_row
 from storage.jobs import utc_now
-from storage.schema import open_database, translated_errors
+from storage.schema import StorageError, open_database, translated_errors
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -92,6 +92,10 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     mean_work_s: float | None
 
 
+_rules_from = msgspec.json.Decoder(Rules)
+_standing_from = msgspec.json.Decoder(Standing)
+
+
 class Community:
     """The one reader and writer of these tables. `open()` it; `close()` or `async with` ends it.
 
@@ -104,11 +108,20 @@ class Community:
         self._database = database
         self._path = path
         self._clock = clock
+        self._switches: set[Switch] = set()
+        self._rules: dict[int, Rules] = {}
+        self._standings: dict[tuple[int, int], Standing] = {}
 
     @classmethod
     async def open(cls, path: Path, *, clock: Callable[[], datetime] = utc_now) -> Community:
         """The tables of this file, which is made or migrated where needed."""
-        return cls(await open_database(path), path, clock)
+        community = cls(await open_database(path), path, clock)
+        try:
+            await community._load()
+        except BaseException:
+            await community.close()
+            raise
+        return community
 
     async def close(self) -> None:
         """Let go of the file. May be called twice."""
@@ -174,8 +187,7 @@ class Community:
 
     async def rules(self, guild_id: int | None) -> Rules:
         """The server's rules; the empty ones where it made none."""
-        rows = await self._execute("SELECT settings FROM rules WHERE guild_id = :g", g=guild_id)
-        return msgspec.json.decode(rows[0]["settings"], type=Rules) if rows else Rules()
+        return self._rules.get(guild_id or 0, Rules())
 
     async def save_rules(self, guild_id: int, rules: Rules) -> None:
         """Replace the server's rules."""
@@ -184,15 +196,11 @@ class Community:
             g=guild_id,
             s=msgspec.json.encode(rules).decode(),
         )
+        self._rules[guild_id] = rules
 
     async def standing(self, guild_id: int | None, user_id: int) -> Standing:
         """How somebody stands on a server; the plain standing where nobody changed it."""
-        rows = await self._execute(
-            "SELECT settings FROM standings WHERE guild_id = :g AND user_id = :u",
-            g=guild_id,
-            u=user_id,
-        )
-        return msgspec.json.decode(rows[0]["settings"], type=Standing) if rows else Standing()
+        return self._standings.get((guild_id or 0, user_id), Standing())
 
     async def save_standing(self, guild_id: int, user_id: int, standing: Standing) -> None:
         """Replace how somebody stands on a server."""
@@ -202,6 +210,7 @@ class Community:
             u=user_id,
             s=msgspec.json.encode(standing).decode(),
         )
+        self._standings[guild_id, user_id] = standing
 
     # Switches and the audit
 
@@ -209,10 +218,11 @@ class Community:
         """Turn a switch on or off. It stays so over restarts."""
         sql = "INSERT OR IGNORE INTO switches VALUES (:n)"
         await self._execute(sql if on else "DELETE FROM switches WHERE name = :n", n=switch.value)
+        (self._switches.add if on else self._switches.discard)(switch)
 
-    async def switches(self) -> set[Switch]:
+    async def switches(self) -> frozenset[Switch]:
         """The switches that are on."""
-        return {Switch(row["name"]) for row in await self._execute("SELECT name FROM switches")}
+        return frozenset(self._switches)
 
     async def note(self, guild_id: int, actor_id: int, action: str, target: str, why: str) -> None:
         """Write an admin action down."""
@@ -337,6 +347,22 @@ class Community:
             mean_wait_s=sums["wait_s"],
             mean_work_s=sums["work_s"],
         )
+
+    async def _load(self) -> None:
+        rules = await self._execute("SELECT * FROM rules")
+        standings = await self._execute("SELECT * FROM standings")
+        switches = await self._execute("SELECT name FROM switches")
+        try:
+            for row in rules:
+                self._rules[row["guild_id"]] = _rules_from.decode(row["settings"])
+            for row in standings:
+                key = row["guild_id"], row["user_id"]
+                self._standings[key] = _standing_from.decode(row["settings"])
+        except msgspec.MsgspecError as error:
+            raise StorageError(
+                f"a server's rules in {self._path} can not be read: {error}"
+            ) from None
+        self._switches = {Switch(row["name"]) for row in switches}
 
     async def _execute(self, sql: str, **values: Any) -> list[sqlite3.Row]:
         with translated_errors(self._path):

@@ -37,6 +37,7 @@ class NoBackend:
         self.cancelled = []
         self.ready, self.ready_since = None, None
         self.closed = self.unloaded = 0
+        self.starting = False
 
     async def close(self) -> None:
         self.closed += 1

@@ -142,6 +142,11 @@ async def test_the_generator_is_unloaded_only_when_idle(
     backend: Any = simcord_bot.desk.backend
     assert isinstance(backend, NoBackend)
     assert "is not loaded" in await bureau.admin("generator status")
+    backend.starting = True
+    assert "just starting" in await bureau.admin("generator unload")
+    assert "just starting" in await bureau.admin("generator restart")
+    assert backend.closed == 0
+    backend.starting = False
     assert "is not loaded" in await bureau.admin("generator unload")
     assert backend.closed == 1
     await bureau.animate()

@@ -86,6 +86,17 @@ async def test_a_start_that_fails_says_why(behaviour: str, sentence: str) -> Non
         assert found.pid is None
 
 
+async def test_who_asks_while_a_child_starts_waits_for_that_one() -> None:
+    async with backend() as found:
+        first, second = asyncio.create_task(found.start()), asyncio.create_task(found.start())
+        await asyncio.sleep(0)
+        assert found.starting
+        assert await first == await second
+        assert not found.starting
+        own = psutil.Process().children()
+        assert [child.pid for child in own if child.cmdline()[1:2] == [str(FAKE)]] == [found.pid]
+
+
 async def test_broken_keeps_its_kind() -> None:
     async with backend("broken") as found:
         with pytest.raises(BackendError) as caught:

@@ -338,3 +338,28 @@ async def test_many_kills_cost_no_job_and_no_byte(tmp_path: Path) -> None:
         job = await found.ends(job)
     assert job.state is JobState.FINISHED
     assert (found.jobs_dir / job.id / str(job.video)).read_bytes() == video_bytes(40)
+
+
+async def test_a_crowd_that_asks_for_places_has_the_queue_read_but_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(tmp_path, "--steps", "1000", "--step-s", "0.1") as found:
+        await found.reaches(await found.ask(), JobState.RUNNING)
+        read, waiting = 0, found.store.waiting
+
+        async def counted() -> list[Job]:
+            nonlocal read
+            read += 1
+            return await waiting()
+
+        jobs = [await found.ask(user_id=number) for number in range(30)]
+        monkeypatch.setattr(found.store, "waiting", counted)
+        answers = await asyncio.gather(*(found.dispatcher.places() for _ in jobs))
+        assert read == 2
+        assert all(len(places) == len(jobs) for places in answers)
+
+        async def is_there(number: int) -> bool:
+            job = await found.ask(user_id=100 + number)
+            return job.id in [place.id for place, _ in await found.dispatcher.places()]
+
+        assert all(await asyncio.gather(*map(is_there, range(30))))

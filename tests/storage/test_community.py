@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 
 from generator.protocol import ErrorKind, job_request
 from storage.community import Community, Preset, Rules, Scope, Standing, Switch
-from storage.jobs import JobStore, NewJob, new_job_id
+from storage.jobs import JobStore, NewJob, StorageError, new_job_id
+from storage.schema import prepare
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 GUILD, BEN, CLEO = 5, 7, 8
@@ -72,7 +75,7 @@ async def test_own_presets_stand_before_the_servers(room: Room) -> None:
     assert not await keep.delete_preset(Scope.USER, BEN, "wild")
 
 
-async def test_rules_and_standings_are_what_was_saved(room: Room) -> None:
+async def test_rules_and_standings_are_what_was_saved(room: Room, tmp_path: Path) -> None:
     keep = room.community
     assert await keep.rules(GUILD) == Rules()
     rules = Rules(max_per_day=3, channels=(1, 2), blocked=("gore",), nsfw_only=True)
@@ -81,6 +84,20 @@ async def test_rules_and_standings_are_what_was_saved(room: Room) -> None:
     await keep.save_standing(GUILD, BEN, Standing(banned=True, reason="spam"))
     assert (await keep.standing(GUILD, BEN)).reason == "spam"
     assert await keep.standing(GUILD, CLEO) == Standing()
+    await keep.turn(Switch.DRAINING, on=True)
+    async with await Community.open(tmp_path / "bot.sqlite3") as reopened:
+        assert await reopened.rules(GUILD) == rules
+        assert await reopened.standing(GUILD, BEN) == await keep.standing(GUILD, BEN)
+        assert await reopened.switches() == {Switch.DRAINING}
+
+
+async def test_rules_that_can_not_be_read_are_one_sentence_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "bot.sqlite3"
+    prepare(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute('INSERT INTO rules VALUES (1, \'{"max_per_day": "many"}\')')
+    with pytest.raises(StorageError, match=r"a server's rules in .* can not be read"):
+        await Community.open(path)
 
 
 async def test_while_paused_nothing_is_claimed(room: Room) -> None:
