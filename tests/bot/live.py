@@ -18,7 +18,16 @@ from PIL import Image
 
 from bot.app import run_bot
 from bot.config import Config, DiscordConfig, GeneratorConfig, StorageConfig
-from bot.playground import Channel, Interaction, Message, Playground, Upload, User, plain_text
+from bot.playground import (
+    Channel,
+    Interaction,
+    Message,
+    Playground,
+    Upload,
+    User,
+    controls,
+    plain_text,
+)
 from storage.jobs import Job, read_jobs
 
 FAKE = Path(__file__).resolve().parent.parent / "fake_generator.py"
@@ -112,6 +121,16 @@ class Live:
             return status if status and words in plain_text(status) else None
 
         return await self.playground.until(look, timeout_s)
+
+    async def delivered_status(self) -> Message:
+        """The status message once it is a record of what was made, with its buttons."""
+
+        def look() -> Message | None:
+            status = self.status()
+            labels = [control.get("label") for control in controls(status)] if status else []
+            return status if "Again" in labels else None
+
+        return await self.playground.until(look, 30)
 
     async def until(self, look: Callable[[], object], timeout_s: float = 20) -> None:
         """Wait for something that the playground does not see, such as a row."""

@@ -87,7 +87,7 @@ async def test_the_buttons_of_a_finished_job_work_after_a_restart(live: Live) ->
     async with live.running():
         await live.animate(quality="draft", seed=3)
         await live.video()
-        status = await live.status_says("Took")
+        status = await live.delivered_status()
     async with live.running():
         for number, label in enumerate(("Again", "Final quality"), start=2):
             pressed = await playground.press(status, button(status, label), playground.ben)
@@ -107,7 +107,7 @@ async def test_edit_is_a_form_with_the_old_values(live: Live) -> None:
     async with live.running():
         await live.animate(seconds=2, seed=3)
         await live.video()
-        status = await live.status_says("Took")
+        status = await live.delivered_status()
         pressed = await playground.press(status, button(status, "Edit"), playground.ben)
         await playground.until(lambda: pressed.modal)
         fields = [label["component"] for label in pressed.modal["components"]]
@@ -180,7 +180,7 @@ async def test_delete_takes_everything_away_and_is_for_owner_and_moderators(live
     async with live.running():
         await live.animate()
         await live.video()
-        status = await live.status_says("Took")
+        status = await live.delivered_status()
         stranger = await playground.press(status, button(status, "Delete"), playground.cleo)
         await live.answer_says(stranger, "Only <@")
         pressed = await playground.press(status, button(status, "Delete"), playground.ben)
