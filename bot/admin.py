@@ -251,6 +251,7 @@ class Office:
 
     async def generator_status(self) -> str:
         """What the generator is, what it runs on, how fast it is."""
+        self._check_started()
         backend, speed = self._desk.backend, await self._desk.store.speed()
         ready, began = backend.ready, backend.ready_since
         shown_speed = say(Text.ADMIN_SPEED, speed=speed) if speed else say(Text.ADMIN_NO_SPEED)

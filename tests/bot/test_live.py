@@ -156,6 +156,8 @@ async def test_who_is_named_but_may_not_manage_the_server_is_no_admin(live: Live
     config = msgspec.structs.replace(live.config, admins=admins)
     async with live.running(config=config):
         playground.api.commands.open_to_everyone("admin")  # as a server's admin may set it
+        await live.animate()
+        await live.video()
         for who, words in (
             (playground.ben, "named in my configuration"),
             (playground.ada, "Model fake on a fake"),
@@ -172,7 +174,7 @@ async def test_who_is_named_but_may_not_manage_the_server_is_no_admin(live: Live
             assert words in asked.response.content
         assert "Model fake" in asked.response.content
         await live.animate()
-        await live.video()
+        await live.until(lambda: len(live.videos()) == 2)
 
 
 async def test_delete_takes_everything_away_and_is_for_owner_and_moderators(live: Live) -> None:
