@@ -230,7 +230,9 @@ async def simulate(
         folder = Path(name)
         with virtual_time.real_time():
             store = await kind.open(folder / "bot.sqlite3", clock=virtual_time.now)
-            await store._database.execute("PRAGMA synchronous = OFF")  # no power cut here
+            await store._connections.promises.execute(
+                "PRAGMA synchronous = OFF"
+            )  # no power cut here
         server = Server(store, folder, turns)
         work: list[Any] = [server.dispatcher.run(), casual(server, plan_of(hours, seed))]
         work += [greedy(server, user, user) for user in range(GREEDY)]

@@ -4,6 +4,9 @@ Decides: the states of a job, which may follow which, and the queue's order. All
 here. Refuses to know: Discord, the generator's process, files. Every verb is one statement in
 autocommit, so it is atomic without a lock, however many coroutines share the connection; a
 transition names the old state in its WHERE, and a row that was not there is a WrongState.
+
+What is promised to somebody is on the disk when its verb returns; what recovery makes again
+(`redo`) does not wait for it (see `storage.schema`).
 """
 
 from __future__ import annotations
@@ -16,14 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import aiosqlite
 import msgspec
 
 from generator.protocol import ErrorKind, Variant
+from storage.connections import Connections
 from storage.job import Delivery, Job, JobState, NewJob, job_from_row, new_job_id
 from storage.order import NEAR, NEXT, ORDER
 from storage.reading import read_jobs
-from storage.schema import StorageError, open_database, translated_errors
+from storage.schema import StorageError
 
 __all__ = [
     "Delivery",
@@ -82,24 +85,19 @@ class JobStore:
     """
 
     def __init__(
-        self,
-        database: aiosqlite.Connection,
-        path: Path,
-        *,
-        clock: Callable[[], datetime] = utc_now,
+        self, connections: Connections, *, clock: Callable[[], datetime] = utc_now
     ) -> None:
-        self._database = database
-        self._path = path
+        self._connections = connections
         self._clock = clock
 
     @classmethod
     async def open(cls, path: Path, *, clock: Callable[[], datetime] = utc_now) -> JobStore:
         """The store of this file, which is made or migrated where needed. Raises StorageError."""
-        return cls(await open_database(path), path, clock=clock)
+        return cls(await Connections.open(path), clock=clock)
 
     async def close(self) -> None:
         """Let go of the file. May be called twice."""
-        await self._database.close()
+        await self._connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -166,6 +164,7 @@ class JobStore:
             "UPDATE jobs SET state = 'running', started_ms = ifnull(started_ms, :now),"
             f" attempts = attempts + 1 WHERE number = ({NEXT if loaded is None else NEAR})"
             " AND state = 'queued' RETURNING *",
+            redo=True,
             now=self._now_ms(),
             loaded=loaded,
             slack=round(slack.total_seconds() * 1000),
@@ -183,6 +182,7 @@ class JobStore:
             "INSERT INTO served (job_id, user_id, at_ms, ms, weighted_ms)"
             " SELECT id, user_id, :now, :ms, round(:ms / weight) FROM jobs WHERE id = :id",
             {"id": job_id, "ms": round(worked_s * 1000), "now": self._now_ms()},
+            redo=True,
         )
 
     async def forget_served(self, window: timedelta) -> None:
@@ -191,6 +191,7 @@ class JobStore:
         await self._execute(
             "DELETE FROM served WHERE at_ms < :begin OR at_ms > :end",
             {"begin": now_ms - window_ms, "end": now_ms + window_ms},
+            redo=True,
         )
 
     async def suspended(self, job_id: str, furthest: float) -> Job:
@@ -201,6 +202,7 @@ class JobStore:
             f"{_BACK_TO_QUEUE}, turns = turns + 1, attempts = 0,"
             " furthest = max(furthest, :furthest)",
             "state = 'running'",
+            redo=True,
             furthest=furthest,
             now=self._now_ms(),
         )
@@ -214,6 +216,7 @@ class JobStore:
             f" attempts = CASE WHEN :furthest >= furthest + {PROGRESS} THEN 0 ELSE attempts END,"
             " furthest = max(furthest, :furthest)",
             "state = 'running'",
+            redo=True,
             furthest=furthest,
             now=self._now_ms(),
         )
@@ -362,11 +365,19 @@ class JobStore:
     # The one way to the file
 
     async def _change(
-        self, job_id: str, outcome: str, assignments: str, guard: str, **values: Any
+        self,
+        job_id: str,
+        outcome: str,
+        assignments: str,
+        guard: str,
+        *,
+        redo: bool = False,
+        **values: Any,
     ) -> Job:
         """Change the row if `guard` holds; else say why not."""
         jobs = await self._rows(
             f"UPDATE jobs SET {assignments} WHERE id = :id AND {guard} RETURNING *",
+            redo=redo,
             id=job_id,
             **values,
         )
@@ -378,17 +389,18 @@ class JobStore:
         stands = job.state if job.delivery is Delivery.NONE else f"{job.state} and {job.delivery}"
         raise WrongState(f"job {job_id} is {stands}; it can not be {outcome} any more", job)
 
-    async def _rows(self, sql: str, **values: Any) -> list[Job]:
-        rows = await self._execute(sql, values)
+    async def _rows(self, sql: str, *, redo: bool = False, **values: Any) -> list[Job]:
+        rows = await self._execute(sql, values, redo=redo)
         if "RETURNING" in sql:  # in no order of its own
             rows.sort(key=lambda row: row["number"])
         if len(rows) > DECODED_AT_ONCE:
             return await asyncio.to_thread(_jobs_of, rows)
         return _jobs_of(rows)
 
-    async def _execute(self, sql: str, values: dict[str, Any]) -> list[sqlite3.Row]:
-        with translated_errors(self._path):
-            return list(await self._database.execute_fetchall(sql, values))
+    async def _execute(
+        self, sql: str, values: dict[str, Any], *, redo: bool = False
+    ) -> list[sqlite3.Row]:
+        return await self._connections.execute(sql, values, redo=redo)
 
     def _now_ms(self) -> int:
         return round(self._clock().timestamp() * 1000)

@@ -3,9 +3,12 @@
 Decides: the pragmas, the order of the migrations, which files are refused. Refuses to know: jobs
 and what they mean. Source: the files `migrations/NNNN_name.sql`, which are append-only.
 
-`synchronous` is FULL: in WAL mode NORMAL may lose the newest commits in a power cut, and two of
-ours are promises ("your job is queued", "this video is posted, never post it again"). A job commits
-about a dozen times in minutes of GPU work, so the extra fsync (some milliseconds) is not felt.
+`synchronous` is FULL where a commit is a promise: in WAL mode NORMAL never tears the file, but may
+lose the newest commits in a power cut, and "your job is queued", "a post was begun" and "this is
+posted, never post it again" must not be among them. What recovery makes again anyway (that a job
+was claimed, that its turn is over, how long it held the GPU) is written with NORMAL and does not
+wait for the disk; the next promise takes it along, for the log is one file. Only promises move the
+log into the database, so no claim ever waits for that either.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ CHECKED_S = 0.4
 """How long a start may take for reading the whole file: tens of thousands of jobs."""
 PRAGMAS = "PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
 """Of a connection. WAL is of the file and set once, when it is prepared."""
+REDOABLE = "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;"
+"""Of a connection whose commits a power cut may take back."""
 
 
 class StorageError(Exception):
@@ -50,15 +55,21 @@ def migrations() -> list[str]:
 
 async def open_database(path: Path) -> aiosqlite.Connection:
     """A connection to the newest schema, in autocommit: each statement is a transaction of its own.
+    What it has committed survives a power cut.
 
     Makes the file and its folder where they are missing. The caller closes the connection.
     Raises StorageError for a file of another program, of a newer version, or no database at all.
     """
     await asyncio.to_thread(prepare, path)
+    return await connect(path, PRAGMAS)
+
+
+async def connect(path: Path, pragmas: str) -> aiosqlite.Connection:
+    """A further connection to a file that is open already. The caller closes it."""
     with translated_errors(path):
         database = await aiosqlite.connect(path, isolation_level=None)
         database.row_factory = sqlite3.Row
-        await database.executescript(PRAGMAS)
+        await database.executescript(pragmas)
     return database
 
 

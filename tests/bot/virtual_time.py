@@ -54,9 +54,9 @@ def real_time() -> Iterator[None]:
 class PatientStore(JobStore):
     """The real store; while it works the clock stands still."""
 
-    async def _execute(self, sql: str, values: dict[str, Any]) -> Any:
+    async def _execute(self, sql: str, values: dict[str, Any], *, redo: bool = False) -> Any:
         with real_time():
-            return await super()._execute(sql, values)
+            return await super()._execute(sql, values, redo=redo)
 
 
 @contextlib.asynccontextmanager

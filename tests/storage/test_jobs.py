@@ -26,7 +26,6 @@ from storage.jobs import (
     read_jobs,
     utc_now,
 )
-from storage.schema import open_database
 
 NOON = datetime(2026, 3, 29, 12, tzinfo=UTC)
 
@@ -363,8 +362,8 @@ async def test_speed_forgets_the_distant_past(store: JobStore, clock: Clock) -> 
 
 
 async def test_a_full_disk_is_one_sentence_and_the_store_lives_on(path: Path) -> None:
-    database = await open_database(path)
-    async with JobStore(database, path) as store:
+    async with await JobStore.open(path) as store:
+        database = store._connections.promises
         await store.enqueue(new("j"))
         await database.execute_fetchall("PRAGMA max_page_count = 1")
         with pytest.raises(StorageError, match=r"the disk that holds .* is full; free some space"):
@@ -386,10 +385,11 @@ async def test_a_row_that_is_no_job_is_one_sentence(store: JobStore, path: Path)
 
 
 async def test_no_verb_of_a_busy_bot_reads_the_whole_table(path: Path) -> None:
-    database = await open_database(path)
-    async with JobStore(database, path) as store:
+    async with await JobStore.open(path) as store:
         said: list[str] = []
-        await database.set_trace_callback(said.append)
+        database = store._connections.promises
+        for connection in (store._connections.promises, store._connections.redoable):
+            await connection.set_trace_callback(said.append)
         await store.enqueue(new("j"))
         await store.claim_next()
         await store.request_cancel("j")
@@ -398,7 +398,8 @@ async def test_no_verb_of_a_busy_bot_reads_the_whole_table(path: Path) -> None:
             await look()
         await store.unfinished_of(7)
         await store.recent(5)
-        await database.set_trace_callback(None)
+        for connection in (store._connections.promises, store._connections.redoable):
+            await connection.set_trace_callback(None)
         assert len(said) == 10
         for sql in said:
             plan = [row[3] for row in await database.execute_fetchall(f"EXPLAIN QUERY PLAN {sql}")]
