@@ -72,6 +72,8 @@ class Dispatcher:
         self._turns = turns
         self._pause_s = pause_s
         self._loaded: Variant | None = None
+        self._speed = 0.0
+        self._short_s = 0.0  # GPU time of short jobs since the last long one's turn
         self._wake = asyncio.Event()
         self._cancelling: set[str] = set()
         self._looking = asyncio.Lock()
@@ -89,10 +91,10 @@ class Dispatcher:
             self._wake.clear()
             job = None
             try:
-                await self._store.forget_served(self._turns.share_window)
-                job = await self._store.claim_next(self._loaded, self._turns.slack)
-                if job is not None:
-                    await self._run(job)
+                turn = await self._next_turn()
+                if turn is not None:
+                    job = turn.job
+                    await self._run(turn)
                     await self.tell_queue()
             except Exception:
                 log.exception("job %s: the dispatcher stumbled", job.id if job else "-")
@@ -132,7 +134,8 @@ class Dispatcher:
         ahead_s = sum(self._remaining_s(job, speed) for job in running)
         if waiting:
             ahead_s = min(ahead_s, max(60 * self._turns.minutes, 1.0))
-        order = starting_order(waiting, speed, self._turns)
+        short = await self._short_waiting(speed)
+        order = starting_order(waiting, short, speed, self._turns)
         places = []
         for position, (job, work_s) in enumerate(order, start=1):
             wait_s = None if speed is None else ahead_s
@@ -148,14 +151,28 @@ class Dispatcher:
         except StorageError as error:
             log.error("the queue can not be told: %s", error)
 
-    async def _run(self, job: Job) -> None:
+    async def _next_turn(self) -> Turn | None:
+        """Claim a job: a short one, until they have had a turn together; then one of all."""
+        await self._store.forget_served(self._turns.share_window)
+        self._speed = await self._store.speed() or 0.0
+        short, job = self._turns.short(self._speed), None
+        if short is not None and self._short_s < short.turn_s:
+            job = await self._store.claim_short(short)
+        is_short = job is not None
+        job = job or await self._store.claim_next(self._loaded, self._turns.slack)
+        if job is None:
+            return None
+        now_s, after_s = asyncio.get_running_loop().time(), self._short_s
+        return Turn(job, self._turns, now_s, is_short=is_short, after_short_s=after_s)
+
+    async def _run(self, turn: Turn) -> None:
+        job = turn.job
         log.info("job %s starts, attempt %d", job.id, job.attempts)
         self._loaded = job.request.variant
         self._publisher.show(job)
         await self.tell_queue()
         folder = (self._jobs_dir / job.id).resolve()
         order = Generate(job_id=job.id, folder=str(folder), request=job.request)
-        turn = Turn(job, self._turns, asyncio.get_running_loop().time())
         try:
             if job.id in self._cancelling:
                 return await self._record(turn, Cancelled(job_id=job.id))
@@ -173,6 +190,8 @@ class Dispatcher:
             log.error("job %s: the generator can not be started: %s", job.id, error)
             await self._record(turn, _without_generator(job, error))
         finally:
+            worked_s = turn.worked_s(asyncio.get_running_loop().time())
+            self._short_s = self._short_s + worked_s if turn.is_short else 0.0
             self.progress.pop(job.id, None)
             self._cancelling.discard(job.id)
 
@@ -192,12 +211,18 @@ class Dispatcher:
         try:
             if turn.uncharged_s(now_s) >= CHARGE_EVERY_S:
                 await self._charge(turn)
-            if turn.is_over(now_s):
-                other = await self._store.next_in_line()
-                if turn.should_pass_to(other, now_s):
+            short = await self._short_waiting(self._speed)
+            short_work_s = sum(remaining_s(job, self._speed) for job in short)
+            if turn.is_over(now_s, short_work_s):
+                other = short[0] if short else await self._store.next_in_line()
+                if turn.should_pass_to(other, now_s, is_short=bool(short)):
                     await self._backend.suspend(turn.job.id)
         except StorageError as error:
             log.error("job %s: its turn can not be judged: %s", turn.job.id, error)
+
+    async def _short_waiting(self, speed: float | None) -> list[Job]:
+        what = self._turns.short(speed)
+        return [] if what is None else await self._store.short_waiting(what)
 
     async def _charge(self, turn: Turn) -> None:
         now_s = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""One job as storage hands it out: a frozen struct, and how a row becomes one.
+"""One job as storage hands it out: a frozen struct, how a row becomes one, what can not be done.
 
 Decides: the states of generation and of delivery, the form of a job's id. Refuses to know: SQL, and
 which state may follow which (`storage.jobs` does).
@@ -93,6 +93,22 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     furthest: float = 0.0
 
 
+class DuplicateJob(StorageError):
+    """This interaction's job is already a row: Discord delivered the interaction twice."""
+
+
+class UnknownJob(StorageError):
+    """There is no row of this id."""
+
+
+class WrongState(StorageError):
+    """The job is not in a state from which this may be done. `job` is what it is now."""
+
+    def __init__(self, sentence: str, job: Job) -> None:
+        super().__init__(sentence)
+        self.job = job
+
+
 def new_job_id() -> str:
     """Ten characters of a–z and 2–7, random: safe in a URL, a file name and a button's id."""
     return base64.b32encode(secrets.token_bytes(7))[:10].decode("ascii").lower()
@@ -104,7 +120,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def job_from_row(row: sqlite3.Row) -> Job:
     """The job that a row of the jobs table holds. StorageError if it is not one."""
     values: dict[str, Any] = dict(row)
-    del values["number"]
+    del values["number"], values["seconds"]  # the request says it too
     for name in ("created", "started", "ended"):
         ms = values.pop(f"{name}_ms")
         values[f"{name}_at"] = None if ms is None else _EPOCH + timedelta(milliseconds=ms)

@@ -1,9 +1,10 @@
 """Jobs as rows: what was asked for, how far it came, and what was delivered.
 
-Decides: the states of a job, which may follow which, and the queue's order. All SQL about jobs is
-here. Refuses to know: Discord, the generator's process, files. Every verb is one statement in
-autocommit, so it is atomic without a lock, however many coroutines share the connection; a
-transition names the old state in its WHERE, and a row that was not there is a WrongState.
+Decides: the states of a job, which may follow which. All SQL that changes jobs is here; what only
+reads them is in `storage.looks`, the queue's order in `storage.order`. Refuses to know: Discord,
+the generator's process, files. Every verb is one statement in autocommit, so it is atomic without a
+lock, however many coroutines share the connection; a transition names the old state in its WHERE,
+and a row that was not there is a WrongState.
 
 What is promised to somebody is on the disk when its verb returns; what recovery makes again
 (`redo`) does not wait for it (see `storage.schema`).
@@ -11,10 +12,8 @@ What is promised to somebody is on the disk when its verb returns; what recovery
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,8 +22,18 @@ import msgspec
 
 from generator.protocol import ErrorKind, Variant
 from storage.connections import Connections
-from storage.job import Delivery, Job, JobState, NewJob, job_from_row, new_job_id
-from storage.order import NEAR, NEXT, ORDER
+from storage.job import (
+    Delivery,
+    DuplicateJob,
+    Job,
+    JobState,
+    NewJob,
+    UnknownJob,
+    WrongState,
+    new_job_id,
+)
+from storage.looks import OVER, JobLooks, utc_now
+from storage.order import NEAR, NEXT, NEXT_SHORT, Short
 from storage.reading import read_jobs
 from storage.schema import StorageError
 
@@ -35,6 +44,7 @@ __all__ = [
     "JobState",
     "JobStore",
     "NewJob",
+    "Short",
     "StorageError",
     "UnknownJob",
     "WrongState",
@@ -43,52 +53,20 @@ __all__ = [
     "utc_now",
 ]
 
-SPEED_SAMPLE = 10
-"""How many finished jobs the measured speed is taken from."""
-DECODED_AT_ONCE = 100
-"""More rows than this become jobs in another thread: a thousand take 25 ms."""
 PROGRESS = 0.01
 """What part of its work a job must get further by, for its attempts to be counted anew."""
 
-_OVER = "state IN ('finished', 'failed', 'cancelled') AND delivery <> 'pending'"
 _BACK_TO_QUEUE = (
     "ended_ms = CASE cancel_requested WHEN 1 THEN :now END,"
     " state = CASE cancel_requested WHEN 1 THEN 'cancelled' ELSE 'queued' END"
 )
 
 
-class DuplicateJob(StorageError):
-    """This interaction's job is already a row: Discord delivered the interaction twice."""
-
-
-class UnknownJob(StorageError):
-    """There is no row of this id."""
-
-
-class WrongState(StorageError):
-    """The job is not in a state from which this may be done. `job` is what it is now."""
-
-    def __init__(self, sentence: str, job: Job) -> None:
-        super().__init__(sentence)
-        self.job = job
-
-
-def utc_now() -> datetime:
-    """The time, aware and UTC."""
-    return datetime.now(UTC)
-
-
-class JobStore:
+class JobStore(JobLooks):
     """The one writer of the jobs table. Opened with `open()`; `close()` or `async with` ends it.
 
     Every verb may raise StorageError (a full disk, a locked file); then nothing was changed.
     """
-
-    def __init__(
-        self, connections: Connections, *, clock: Callable[[], datetime] = utc_now
-    ) -> None:
-        self._connections = connections
-        self._clock = clock
 
     @classmethod
     async def open(cls, path: Path, *, clock: Callable[[], datetime] = utc_now) -> JobStore:
@@ -130,11 +108,6 @@ class JobStore:
             )
         return jobs[0]
 
-    async def get(self, job_id: str) -> Job | None:
-        """The job as it is now."""
-        jobs = await self._rows("SELECT * FROM jobs WHERE id = :id", id=job_id)
-        return jobs[0] if jobs else None
-
     async def request_cancel(self, job_id: str) -> Job:
         """A queued job is cancelled at once; a running one is marked for the dispatcher to stop.
 
@@ -160,21 +133,12 @@ class JobStore:
         One for the variant that is `loaded` goes before others whose users were served less, as
         long as by no more than `slack`, and were served at all.
         """
-        jobs = await self._rows(
-            "UPDATE jobs SET state = 'running', started_ms = ifnull(started_ms, :now),"
-            f" attempts = attempts + 1 WHERE number = ({NEXT if loaded is None else NEAR})"
-            " AND state = 'queued' RETURNING *",
-            redo=True,
-            now=self._now_ms(),
-            loaded=loaded,
-            slack=round(slack.total_seconds() * 1000),
-        )
-        return jobs[0] if jobs else None
+        values = {"loaded": loaded, "slack": round(slack.total_seconds() * 1000)}
+        return await self._claim(NEXT if loaded is None else NEAR, values)
 
-    async def next_in_line(self) -> Job | None:
-        """The queued job with the most right to the GPU; None when jobs are paused."""
-        jobs = await self._rows(f"SELECT * FROM jobs WHERE number = ({NEXT})")
-        return jobs[0] if jobs else None
+    async def claim_short(self, short: Short) -> Job | None:
+        """As `claim_next`, the next of the short jobs only."""
+        return await self._claim(NEXT_SHORT, short.values())
 
     async def charge(self, job_id: str, worked_s: float) -> None:
         """Write down that the GPU worked so long for this job, and for its user."""
@@ -307,62 +271,26 @@ class JobStore:
             reason=reason,
         )
 
-    # Looking
-
-    async def waiting(self) -> list[Job]:
-        """The queue, next job first."""
-        return await self._rows(f"SELECT * FROM jobs WHERE state = 'queued' ORDER BY {ORDER}")
-
-    async def running(self) -> list[Job]:
-        """What the generator works on, oldest first."""
-        return await self._rows("SELECT * FROM jobs WHERE state = 'running' ORDER BY number")
-
-    async def undelivered(self) -> list[Job]:
-        """Finished jobs whose video nobody has yet, oldest first."""
-        return await self._rows("SELECT * FROM jobs WHERE delivery = 'pending' ORDER BY number")
-
-    async def unfinished_of(self, user_id: int) -> list[Job]:
-        """What a user has waiting or running, in queue order."""
-        return await self._rows(
-            "SELECT * FROM jobs WHERE user_id = :user AND state IN ('queued', 'running')"
-            " ORDER BY number",
-            user=user_id,
-        )
-
-    async def recent(self, limit: int) -> list[Job]:
-        """The newest jobs of any state, newest first."""
-        return await self._rows("SELECT * FROM jobs ORDER BY number DESC LIMIT :n", n=limit)
-
-    async def known_ids(self) -> set[str]:
-        """Every id that has a row: a job folder of another name is nobody's."""
-        return {row["id"] for row in await self._execute("SELECT id FROM jobs", {})}
-
-    async def ended(self) -> list[Job]:
-        """Jobs about which nothing will change any more, the first that ended first."""
-        return await self._rows(
-            f"SELECT * FROM jobs WHERE {_OVER} ORDER BY ended_ms, number",
-        )
-
     async def forget_ended(self, before: datetime) -> int:
         """Remove the rows of what was over before this time; returns how many."""
         jobs = await self._rows(
-            f"DELETE FROM jobs WHERE {_OVER} AND ended_ms < :before RETURNING *",
+            f"DELETE FROM jobs WHERE {OVER} AND ended_ms < :before RETURNING *",
             before=round(before.timestamp() * 1000),
         )
         return len(jobs)
 
-    async def speed(self) -> float | None:
-        """GPU seconds per second of video, over the last finished jobs; None before the first."""
-        jobs = await self._rows(
-            "SELECT * FROM jobs WHERE state = 'finished' AND worked_ms > 0"
-            " ORDER BY number DESC LIMIT :n",
-            n=SPEED_SAMPLE,
-        )
-        work_s = sum(job.worked_ms for job in jobs) / 1000
-        seconds = sum(job.request.seconds for job in jobs)
-        return work_s / seconds if seconds else None
-
     # The one way to the file
+
+    async def _claim(self, which: str, values: dict[str, Any]) -> Job | None:
+        jobs = await self._rows(
+            "UPDATE jobs SET state = 'running', started_ms = ifnull(started_ms, :now),"
+            f" attempts = attempts + 1 WHERE number = ({which})"
+            " AND state = 'queued' RETURNING *",
+            redo=True,
+            now=self._now_ms(),
+            **values,
+        )
+        return jobs[0] if jobs else None
 
     async def _change(
         self,
@@ -388,23 +316,3 @@ class JobStore:
             raise UnknownJob(f"there is no job {job_id}")
         stands = job.state if job.delivery is Delivery.NONE else f"{job.state} and {job.delivery}"
         raise WrongState(f"job {job_id} is {stands}; it can not be {outcome} any more", job)
-
-    async def _rows(self, sql: str, *, redo: bool = False, **values: Any) -> list[Job]:
-        rows = await self._execute(sql, values, redo=redo)
-        if "RETURNING" in sql:  # in no order of its own
-            rows.sort(key=lambda row: row["number"])
-        if len(rows) > DECODED_AT_ONCE:
-            return await asyncio.to_thread(_jobs_of, rows)
-        return _jobs_of(rows)
-
-    async def _execute(
-        self, sql: str, values: dict[str, Any], *, redo: bool = False
-    ) -> list[sqlite3.Row]:
-        return await self._connections.execute(sql, values, redo=redo)
-
-    def _now_ms(self) -> int:
-        return round(self._clock().timestamp() * 1000)
-
-
-def _jobs_of(rows: Sequence[sqlite3.Row]) -> list[Job]:
-    return [job_from_row(row) for row in rows]

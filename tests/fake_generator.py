@@ -126,7 +126,7 @@ def keep_steps(folder: Path, step: int, chain: str) -> None:
 class Fake:
     def __init__(self, behaviours: set[str], steps: int, step_s: float) -> None:
         self.behaviours, self.steps, self.step_s = behaviours, steps, step_s
-        self.section_steps = steps
+        self.section_steps, self.steps_per_second = steps, 0.0
         self.jobs: queue.Queue[Generate | None] = queue.Queue()
         self.cancelled: set[str] = set()
         self.suspended: set[str] = set()
@@ -160,6 +160,8 @@ class Fake:
     def generate(self, order: Generate) -> None:
         folder, began = Path(order.folder), time.monotonic()
         assert (folder / order.request.image).is_file(), "no picture in the job's folder"
+        if self.steps_per_second:
+            self.steps = max(1, round(self.steps_per_second * order.request.seconds))
         done, chain = kept_steps(folder)
         for step in range(done + 1, self.steps + 1):
             chain = next_link(chain, step)
@@ -249,6 +251,7 @@ def main() -> None:
     parser.add_argument("behaviours", nargs="*", help=", ".join(BEHAVIOURS))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--step-s", type=float, default=0.01)
+    parser.add_argument("--steps-per-second", type=float, default=0.0, help="instead of --steps")
     parser.add_argument("--section-steps", type=int, help="steps a section; otherwise all")
     arguments = parser.parse_args()
     behaviours = set(arguments.behaviours)
@@ -267,6 +270,7 @@ def main() -> None:
         say_bytes(b"Loading checkpoint shards: 100%\n")
     say(ready(99 if "wrong_version" in behaviours else PROTOCOL_VERSION))
     fake = Fake(behaviours, arguments.steps, arguments.step_s)
+    fake.steps_per_second = arguments.steps_per_second
     fake.section_steps = arguments.section_steps or arguments.steps
     fake.serve()
 

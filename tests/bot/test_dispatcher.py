@@ -302,6 +302,23 @@ async def test_a_long_job_gives_way_at_a_step_and_goes_on_to_the_same_bytes(
     }
 
 
+async def test_a_short_job_goes_before_long_ones(tmp_path: Path) -> None:
+    words = ("--steps-per-second", "10", "--step-s", "0.01", "--section-steps", "2")
+    turns = TurnsConfig(sections=1, minutes=1.5 / 60)
+    async with scene(tmp_path, *words, turns=turns) as found:
+        await found.ends(await found.ask(seconds=1, user_id=3))  # now the speed is known
+        long = await found.ask(seconds=20, user_id=1)
+        await found.makes_progress(long)
+        other = await found.ask(seconds=20, user_id=2)
+        short = await found.ends(await found.ask(seconds=1, user_id=3))
+        ended = [await found.ends(job) for job in (long, other)]
+    assert short.turns == 0
+    assert all(job.turns >= 1 for job in ended)
+    assert short.started_at < ended[1].started_at  # though it came later
+    for job in ended:
+        assert (found.jobs_dir / job.id / str(job.video)).read_bytes() == video_bytes(200)
+
+
 async def test_a_job_is_not_put_aside_for_one_of_the_same_user(tmp_path: Path) -> None:
     words = ("--steps", "20", "--step-s", "0.01", "--section-steps", "2")
     async with scene(tmp_path, *words, turns=SHORT_TURNS) as found:

@@ -43,7 +43,7 @@ def job(name: str, user: int, *, seconds: float = 60, **changes: Any) -> Job:
 
 
 def names(jobs: list[Job], speed: float | None = 10.0) -> list[str]:
-    return [job.id for job, _ in starting_order(jobs, speed, LENGTH)]
+    return [job.id for job, _ in starting_order(jobs, [], speed, LENGTH)]
 
 
 @pytest.mark.parametrize("speed", [10.0, None])
@@ -64,7 +64,8 @@ def test_short_jobs_add_less_to_their_users_share() -> None:
 
 def test_a_wait_is_at_most_a_turn_for_each_ahead() -> None:
     jobs = [job("a", 1, seconds=120), job("b", 2, seconds=3), job("c", 3, furthest=0.9)]
-    assert [round(work_s) for _, work_s in starting_order(jobs, 10.0, LENGTH)] == [300, 30, 60]
+    order = starting_order(jobs, [], 10.0, LENGTH)
+    assert [round(work_s) for _, work_s in order] == [300, 30, 60]
 
 
 def sampling(section: int, step: int = 1) -> Progress:
@@ -104,3 +105,46 @@ def test_other_weights_are_loaded_only_for_who_was_served_clearly_less() -> None
     turn = Turn(job("a", 1), LENGTH, began_s=0)
     assert not turn.should_pass_to(other, now_s=390)
     assert turn.should_pass_to(other, now_s=410)
+
+
+def test_short_jobs_are_told_that_they_go_first() -> None:
+    jobs = [job("long", 1), job("short", 2, seconds=3, share_ms=9)]
+    order = starting_order(jobs, jobs[1:], 10.0, LENGTH)
+    assert [(job.id, round(work_s)) for job, work_s in order] == [("short", 30), ("long", 300)]
+
+
+def test_short_is_what_a_turn_is_enough_for() -> None:
+    found = LENGTH.short(10.0)
+    assert found is not None and (found.seconds, found.turn_s) == (30, 300)
+    slow = LENGTH.short(1000.0)  # two sections take longer than five minutes
+    assert slow is not None and slow.seconds == pytest.approx(2.4)
+    assert LENGTH.short(None) is None
+    assert LENGTH.short(0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("waiting_s", "before_s", "is_short", "ends_at_s"),
+    [
+        (0, 0, False, 300),
+        (50, 0, False, 250),
+        (400, 0, False, 60),  # but not before its sections are done
+        (400, 200, False, 200),  # what short ones had already, they can not take again
+        (400, 500, False, 300),
+        (50, 0, True, 300),  # a short job is not put aside for others
+    ],
+)
+def test_short_jobs_that_wait_take_their_time_from_a_long_ones_turn(
+    waiting_s: float, before_s: float, is_short: bool, ends_at_s: float
+) -> None:
+    turn = Turn(job("a", 1), LENGTH, began_s=0, is_short=is_short, after_short_s=before_s)
+    turn.note(sampling(1))
+    assert not turn.is_over(1000, waiting_s)
+    turn.note(sampling(3))
+    ended = next(now for now in range(60, 1000, 10) if turn.is_over(now, waiting_s))
+    assert ended == ends_at_s
+
+
+def test_even_ones_own_long_job_lets_a_short_one_go_first() -> None:
+    turn = Turn(job("a", 1), LENGTH, began_s=0)
+    assert turn.should_pass_to(job("b", 1, share_ms=9_000_000), 400, is_short=True)
+    assert not turn.should_pass_to(job("b", 1, priority=-1), 400, is_short=True)

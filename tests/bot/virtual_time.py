@@ -38,6 +38,16 @@ class _JumpingLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.jumping.now
 
+    def run_in_executor(self, executor: Any, func: Any, *values: Any) -> Any:
+        """The clock stands still while a thread works, or hours would pass on a busy machine."""
+        future = super().run_in_executor(executor, func, *values)
+        self.jumping.threads += 1
+        future.add_done_callback(self._thread_done)
+        return future
+
+    def _thread_done(self, _: Any) -> None:
+        self.jumping.threads -= 1
+
 
 @contextlib.contextmanager
 def real_time() -> Iterator[None]:

@@ -12,7 +12,7 @@ from test_jobs import Clock, new
 
 from generator.protocol import Variant
 from storage.community import Community, Switch
-from storage.jobs import JobState, JobStore, NewJob, WrongState
+from storage.jobs import JobState, JobStore, NewJob, Short, WrongState
 
 HOUR = timedelta(hours=1)
 
@@ -159,3 +159,76 @@ async def test_a_priority_goes_before_the_loaded_model(store: JobStore, tmp_path
         await community._execute("UPDATE jobs SET priority = 1 WHERE id = 'f'")
     claimed = await store.claim_next(Variant.I2V, HOUR)
     assert claimed is not None and claimed.id == "f"
+
+
+SHORT = Short(seconds=30, speed=10, turn_s=300)
+
+
+async def short_names(store: JobStore) -> list[str]:
+    return [job.id for job in await store.short_waiting(SHORT)]
+
+
+async def test_a_short_job_goes_before_long_ones_though_its_owner_was_served_more(
+    store: JobStore,
+) -> None:
+    await store.enqueue(new("long", user_id=1, seconds=100))
+    await store.enqueue(new("short", user_id=2, seconds=5))
+    await store.charge("short", 250)
+    assert await claimed(store, 1) == ["long"]
+    assert await short_names(store) == ["short"]
+    claim = await store.claim_short(SHORT)
+    assert claim is not None and (claim.id, claim.state) == ("short", JobState.RUNNING)
+    assert await store.claim_short(SHORT) is None
+
+
+async def test_a_job_that_had_a_turn_is_no_short_one(store: JobStore) -> None:
+    await store.enqueue(new("a", seconds=30))
+    await store.enqueue(new("b", seconds=30.1))
+    assert await short_names(store) == ["a"]
+    assert await claimed(store, 1) == ["a"]
+    assert await short_names(store) == []
+
+
+async def test_nobody_lives_on_short_jobs(store: JobStore) -> None:
+    await store.enqueue(new("long", user_id=1, seconds=100))
+    await store.enqueue(new("a", user_id=2, seconds=20))
+    await store.enqueue(new("waits", user_id=2, seconds=100))  # its owner's own count for nothing
+    await store.charge("a", 301)
+    assert await short_names(store) == []
+    await store.charge("long", 1)  # now it is a turn
+    assert await short_names(store) == ["a"]
+
+
+async def test_short_jobs_go_shortest_first_but_a_user_with_ten_delays_nobody(
+    store: JobStore, clock: Clock
+) -> None:
+    for number in range(10):
+        await store.enqueue(new(f"a{number}", user_id=1, seconds=5))
+    await store.enqueue(new("b", user_id=2, seconds=8))
+    order = []
+    while (job := await store.claim_short(SHORT)) is not None:
+        order.append(job.id)
+        await store.charge(job.id, 50)
+        await store.finish(job.id, "v.mp4")
+    assert order == ["a0", "b", "a1", "a2", "a3", "a4", "a5", "a6"]
+    for number in range(7, 10):  # he was served a turn more than everybody else
+        await store.request_cancel(f"a{number}")
+    await store.enqueue(new("c", user_id=3, seconds=20))
+    await store.enqueue(new("d", user_id=1, seconds=5))
+    assert await short_names(store) == ["c"]  # he had 500 s, the others less than a turn
+    clock.turn(3601)  # what was served an hour ago does not order short jobs any more
+    await store.charge("c", 201)
+    assert await short_names(store) == ["d", "c"]
+
+
+async def test_priority_and_pause_hold_for_short_jobs_too(store: JobStore, tmp_path: Path) -> None:
+    await store.enqueue(new("short", user_id=1, seconds=5))
+    await store.enqueue(new("first", user_id=2, seconds=100))
+    async with await Community.open(tmp_path / "bot.sqlite3") as community:
+        await community._execute("UPDATE jobs SET priority = 1 WHERE id = 'first'")
+        assert await short_names(store) == []
+        await community._execute("UPDATE jobs SET priority = 0")
+        assert await short_names(store) == ["short"]
+        await community.turn(Switch.PAUSED, on=True)
+        assert await short_names(store) == []
+        assert await store.claim_short(SHORT) is None
