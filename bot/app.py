@@ -98,7 +98,7 @@ async def run_bot(
             async with asyncio.TaskGroup() as group:
                 group.create_task(_raise_when(stop), name="stop")
                 async with AsyncExitStack() as stack:
-                    parts = await _open(stack, config, token, command or _generator(config))
+                    parts = await _open(stack, config, token, command or generator_of(config))
                     await _run(group, parts)
         except* _Stopped:
             log.info("stopped")
@@ -163,6 +163,7 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
             start_timeout_s=config.generator.start_timeout_s,
             cancel_grace_s=config.generator.cancel_grace_s,
             silence_limit_s=config.generator.silence_limit_s,
+            memory_limit_gib=config.generator.memory_limit_gib,
             close_timeout_s=BACKEND_CLOSE_S,
         )
         client = Client(config)
@@ -215,7 +216,8 @@ async def _logged_in(client: Client, config: Config, token: str) -> AsyncIterato
             log.warning("the connection to Discord did not close in %g s", CLIENT_CLOSE_S)
 
 
-def _generator(config: Config) -> list[str]:
+def generator_of(config: Config) -> list[str]:
+    """The command line of the project's own generator with these settings."""
     generator = config.generator
     return generator_command(
         model=generator.model,

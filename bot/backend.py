@@ -89,9 +89,10 @@ class Backend(Protocol):
 class LocalBackend:
     """A backend in a child process over pipes. Use it as an async context manager.
 
-    A dead child is replaced when the next job comes; one that says nothing for `silence_limit_s`
-    while it has a job is killed. `close` first closes the child's stdin and
-    waits, then terminates, then kills it: half of `close_timeout_s` for the first.
+    A dead child is replaced when the next job comes. One that says nothing for `silence_limit_s`
+    while it has a job is killed, and so is one that takes more than `memory_limit_gib` (0: more
+    than the machine bears). `close` first closes the child's stdin and waits, then terminates, then
+    kills it: half of `close_timeout_s` for the first.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class LocalBackend:
         cancel_grace_s: float = 30.0,
         silence_limit_s: float = 1800.0,
         close_timeout_s: float = 8.0,
+        memory_limit_gib: float = 0.0,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._command = tuple(command)
@@ -109,6 +111,7 @@ class LocalBackend:
         self._cancel_grace_s = cancel_grace_s
         self._silence_limit_s = silence_limit_s
         self._close_timeout_s = close_timeout_s
+        self._memory_limit_gib = memory_limit_gib
         source = os.environ if environ is None else environ
         self._environ = {k: v for k, v in source.items() if k not in SECRET_VARIABLES}
         self._group = asyncio.TaskGroup()
@@ -161,7 +164,9 @@ class LocalBackend:
             return ready if ready is not None else await self._start_child()
 
     async def _start_child(self) -> Ready:
-        child = self._child = await Child.spawn(self._command, self._environ, self._group)
+        child = self._child = await Child.spawn(
+            self._command, self._environ, self._group, self._memory_limit_gib
+        )
         try:
             async with asyncio.timeout(self._start_timeout_s):
                 ready = await child.handshake()

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from bot.child_memory import GIB, limit_bytes, taken_bytes
 from generator.protocol import (
     PROTOCOL_VERSION,
     Broken,
@@ -36,6 +37,7 @@ LINE_LIMIT = 1 << 20
 GARBAGE_LIMIT = 100
 STDERR_LINE_LENGTH = 2000
 STDERR_LINES_PER_S = 100
+MEMORY_LOOK_S = 1.0
 
 
 class BackendError(Exception):
@@ -57,8 +59,16 @@ class Child:
 
     @classmethod
     async def spawn(
-        cls, command: Sequence[str], environ: Mapping[str, str], group: asyncio.TaskGroup
+        cls,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        group: asyncio.TaskGroup,
+        memory_limit_gib: float = 0.0,
     ) -> Child:
+        """Start it. A child that takes more memory is killed; 0 GiB: more than the machine bears.
+
+        BackendError when it can not be started.
+        """
         pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
@@ -76,6 +86,8 @@ class Child:
             ) from error
         child = cls(process)
         group.create_task(child._drain_stderr(), name=f"stderr of {process.pid}")
+        limit = limit_bytes(memory_limit_gib)
+        group.create_task(child._watch_memory(limit), name=f"memory of {process.pid}")
         return child
 
     @property
@@ -163,6 +175,16 @@ class Child:
         except TimeoutError:
             return False
         return True
+
+    async def _watch_memory(self, limit: int) -> None:
+        """Kill it before it takes the machine along. Ends with the process."""
+        while not await self.wait_ended(MEMORY_LOOK_S):
+            taken = taken_bytes(self.process.pid)
+            if taken > limit:
+                words = f"it took {taken / GIB:.1f} GiB of memory, {limit / GIB:.1f} are allowed"
+                log.error("the generator is killed: %s (generator.memory_limit_gib)", words)
+                self._last_words.append(words)
+                await self.end(0.0)
 
     def _note_garbage(self, line: bytes) -> None:
         self._garbage += 1

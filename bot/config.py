@@ -87,6 +87,7 @@ class GeneratorConfig(Struct, frozen=True, kw_only=True):
     start_timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 300.0
     cancel_grace_s: Annotated[float, Meta(ge=1, le=600)] = 30.0
     silence_limit_s: Annotated[float, Meta(ge=10, le=86400)] = 1800.0
+    memory_limit_gib: Annotated[float, Meta(ge=0, le=4096)] = 0.0
 
 
 class Defaults(Struct, frozen=True, kw_only=True):

@@ -54,6 +54,8 @@ BEHAVIOURS = (
     "only_garbage",
     "long_lines",  # a line of 2 MiB between the steps
     "flood",  # 20,000 lines on stderr per step
+    "grows",  # takes 8 MiB every 20 ms after the first step, up to 2 GiB
+    "once",  # misbehaves at the second step of each job's first attempt only
     "ignores_cancel",
     "ignores_eof",
     "ignores_suspend",
@@ -227,10 +229,19 @@ class Fake:
     def misbehave(self, order: Generate, step: int) -> None:
         wants = self.behaviours.__contains__
         marker = Path(order.folder) / "died"
+        if wants("once"):
+            if step != 2 or marker.exists():
+                return
+            marker.touch()
         if step == 2 and (wants("dies") or (wants("dies_once") and not marker.exists())):
             marker.touch()
             complain("Traceback: something terrible")
             os._exit(9)
+        if wants("grows"):
+            taken = []
+            while len(taken) < 256:
+                taken.append(bytes(range(256)) * (1 << 15))
+                time.sleep(0.02)
         if wants("hangs"):
             time.sleep(3600)
         if wants("garbage"):

@@ -14,6 +14,7 @@ import pytest
 from fake_generator import video_bytes
 
 from bot.backend import BackendError, LocalBackend, Lost
+from bot.child_memory import limit_bytes, taken_bytes
 from generator.protocol import (
     PROTOCOL_VERSION,
     Cancelled,
@@ -312,3 +313,22 @@ async def test_unloading_reaches_the_child_and_disturbs_no_job(
             events = await collect(found, order(tmp_path))
     assert isinstance(events[-1], Finished)
     assert "unloaded" in caplog.text
+
+
+async def test_a_child_that_grows_is_killed_before_it_takes_the_machine_along(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with backend("grows", memory_limit_gib=0.1) as found:
+        events = await collect(found, order(tmp_path))
+        assert isinstance(events[-1], Lost)
+        assert "GiB of memory, 0.1 are allowed" in events[-1].message
+    assert "generator.memory_limit_gib" in caplog.text
+
+
+async def test_a_child_may_take_what_it_needs(tmp_path: Path) -> None:
+    async with backend("--steps", "40", "--step-s", "0.05", memory_limit_gib=0.2) as found:
+        events = await collect(found, order(tmp_path))
+        assert isinstance(events[-1], Finished)
+        assert 1 << 20 < taken_bytes(found.pid) < 0.2 * 2**30
+    assert taken_bytes(2**22 - 1) == 0
+    assert limit_bytes(0) < psutil.virtual_memory().total < limit_bytes(4096)
