@@ -67,6 +67,7 @@ async def animate(
                 pictures=dict(pictures),
                 spoiler=asked.spoiler,
                 max_waiting=admitted.max_waiting,
+                weight=admitted.weight,
             )
         )
         if admitted.priority:

@@ -264,6 +264,8 @@ def _described(kind: msgspec.inspect.Type) -> str:
             return "one of " + ", ".join(f'"{member.value}"' for member in members)
         case msgspec.inspect.VarTupleType(item_type=item):
             return f"a list, each entry {_described(item)}"
+        case msgspec.inspect.TupleType(item_types=items):
+            return "a list of " + " and ".join(map(_described, items))
         case msgspec.inspect.CustomType():
             return "the path of a folder, as a text"
         case _:

@@ -30,6 +30,7 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
 
     max_waiting: int
     priority: int
+    weight: float
 
 
 async def admit(desk: Desk, interaction: discord.Interaction[Any], request: JobRequest) -> Admitted:
@@ -53,6 +54,7 @@ async def admit(desk: Desk, interaction: discord.Interaction[Any], request: JobR
     return Admitted(
         max_waiting=next(limit for limit in waiting if limit is not None),
         priority=standing.priority,
+        weight=desk.config.turns.weight_of(_roles_of(interaction)),
     )
 
 
@@ -88,10 +90,14 @@ def _is_nsfw(channel: Any) -> bool:
 def _check_roles(interaction: discord.Interaction[Any], rules: Rules) -> None:
     if not rules.roles:
         return
-    held = {role.id for role in getattr(interaction.user, "roles", [])}
-    if not held & set(rules.roles):
+    if not _roles_of(interaction) & set(rules.roles):
         names = " ".join(f"<@&{role_id}>" for role_id in rules.roles)
         raise Refusal(say(Text.GATE_ROLES, names=names))
+
+
+def _roles_of(interaction: discord.Interaction[Any]) -> set[int]:
+    """Nobody has roles in direct messages."""
+    return {role.id for role in getattr(interaction.user, "roles", [])}
 
 
 async def _check_day(

@@ -53,7 +53,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     `pictures` says for each file name of the request where it comes from: the address of Discord's
     attachment, or the clean picture of an earlier job. `request.image` is the first.
-    `max_waiting` is how many unfinished jobs this person may have.
+    `max_waiting` is how many unfinished jobs this person may have, `weight` how much of the GPU is
+    theirs beside others.
     """
 
     interaction_id: int
@@ -64,6 +65,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     pictures: dict[str, str | Path]
     spoiler: bool = False
     max_waiting: int
+    weight: float = 1.0
 
 
 class Orders:
@@ -110,6 +112,7 @@ class Orders:
             user_id=wish.user_id,
             request=wish.request,
             spoiler=wish.spoiler,
+            weight=wish.weight,
         )
         folder, taken = self._jobs_dir / new.id, False
         try:

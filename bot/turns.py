@@ -30,12 +30,17 @@ SECTION_S = 1.2
 """Seconds of video that a section makes, with the window that the models were trained with."""
 
 
+RoleId = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Weight = Annotated[float, Meta(ge=0.1, le=100)]
+
+
 class TurnsConfig(Struct, frozen=True, kw_only=True):
-    """How long a turn is, and how long what somebody was served counts against them."""
+    """How long a turn is, how long what somebody was served counts against them, and how much."""
 
     sections: Annotated[int, Meta(ge=1, le=1000)] = 2
     minutes: Annotated[float, Meta(ge=0, le=1440)] = 5.0
     share_hours: Annotated[float, Meta(ge=0.1, le=720)] = 24.0
+    role_weights: tuple[tuple[RoleId, Weight], ...] = ()
 
     @property
     def slack(self) -> timedelta:
@@ -48,6 +53,11 @@ class TurnsConfig(Struct, frozen=True, kw_only=True):
             return None
         turn_s = max(60 * self.minutes, self.sections * SECTION_S * speed)
         return Short(seconds=turn_s / speed, speed=speed, turn_s=turn_s)
+
+    def weight_of(self, role_ids: Iterable[int]) -> float:
+        """What a job of somebody with these roles weighs: the most that one of them gives, or 1."""
+        held = set(role_ids)
+        return max((weight for role, weight in self.role_weights if role in held), default=1.0)
 
     @property
     def share_window(self) -> timedelta:

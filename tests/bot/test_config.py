@@ -63,6 +63,11 @@ def test_the_example_gives_a_reason_above_every_setting() -> None:
         assert lines[n - 1].startswith("# "), lines[n]
 
 
+def test_roles_have_weights(tmp_path: Path) -> None:
+    config = load(tmp_path, "[turns]\nrole_weights = [[123, 2], [456, 0.5]]")
+    assert config.turns.role_weights == ((123, 2.0), (456, 0.5))
+
+
 def test_the_example_states_the_ranges_that_are_checked() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     section = text[text.index("[defaults]") : text.index("[limits]")]
@@ -153,6 +158,12 @@ def test_absolute_and_home_folders_are_kept(tmp_path: Path) -> None:
         ),
         ("[discord]\nguild_ids = ['x']", "it must be a list, each entry a whole number from 1"),
         ("[discord]\nguild_ids = 5", "discord.guild_ids is 5; it must be a list"),
+        (
+            "[turns]\nrole_weights = [[5, 0]]",
+            "turns.role_weights is [[5,0]]; it must be a list, each entry a list of a whole number "
+            "from 1 to 9223372036854775807 and a number from 0.1 to 100",
+        ),
+        ("[turns]\nrole_weights = [5]", "each entry a list of a whole number from 1"),
         ("[discord]\nallow_dms = 'no'", 'discord.allow_dms is "no"; it must be true or false'),
         ("[discord]\napi_url = 1979-05-27", 'discord.api_url is "1979-05-27"; it must be a text'),
         ("[storage]\ndata_dir = ''", 'storage.data_dir is ""; it must be the path of a folder'),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from simcord_scene import Scene, jobs, make_job
 
+from bot.config import Config
 from bot.gate import is_blocked
+from bot.turns import TurnsConfig
 from generator.protocol import ErrorKind
 from storage.community import Community, Rules, Standing, Switch
 from storage.jobs import JobStore
@@ -108,3 +111,13 @@ async def test_the_configs_words_count_everywhere(scene: Scene, store: JobStore)
     result = await scene.animate(negative="Forbidden things")
     assert "holds a word that is not allowed here" in result.response.content
     assert await jobs(store) == []
+
+
+async def test_a_roles_weight_is_on_the_job(scene: Scene, store: JobStore, config: Config) -> None:
+    roles = [scene.guild.create_role(name) for name in ("patrons", "founders", "others")]
+    weights = ((roles[0].id, 2.0), (roles[1].id, 3.5), (1, 9.0))
+    msgspec.structs.force_setattr(config, "turns", TurnsConfig(role_weights=weights))
+    dora = scene.guild.add_member(scene.env.create_user("dora"), roles=roles)
+    await scene.animate(dora)
+    await scene.animate()
+    assert [job.weight for job in await jobs(store)] == [3.5, 1.0]

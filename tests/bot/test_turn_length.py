@@ -148,3 +148,8 @@ def test_even_ones_own_long_job_lets_a_short_one_go_first() -> None:
     turn = Turn(job("a", 1), LENGTH, began_s=0)
     assert turn.should_pass_to(job("b", 1, share_ms=9_000_000), 400, is_short=True)
     assert not turn.should_pass_to(job("b", 1, priority=-1), 400, is_short=True)
+
+
+def test_the_largest_weight_of_ones_roles_counts() -> None:
+    turns = TurnsConfig(role_weights=((1, 2.0), (2, 0.5), (3, 4.0)))
+    assert [turns.weight_of(roles) for roles in ([], [9], [2], [1, 2], [3, 1])] == [1, 1, 0.5, 2, 4]
