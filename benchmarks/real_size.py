@@ -2,11 +2,12 @@
 
     python benchmarks/real_size.py FOLDER            about 40 GB of disk, some minutes
     python benchmarks/real_size.py FOLDER --layers 2 a small one: two layers of each kind
+    python benchmarks/real_size.py FOLDER --keep     the weights stay; the next run takes them
 
 Prints, per part, the peak of anonymous memory (what a machine must have), what was read, and the
 time: it shows that `disk` needs no more RAM than `framepack-bot plan` says, on any machine, with no
 GPU and no download. Latents are small: memory of weights is measured here, not of activations.
-FOLDER must not exist; it is deleted at the end unless --keep. Linux only (it reads /proc).
+FOLDER must not exist, or be one of --keep; it is deleted at the end unless --keep. Linux only (it reads /proc).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ PATTERN_NUMBERS = 2**24
 SMALL_FILES = ("tokenizer", "tokenizer_2", "feature_extractor")
 LAYER_COUNTS = ("num_layers", "num_single_layers", "num_hidden_layers")
 TOKENS, SIDE = 32, 64
+KEPT = "written-by-real-size"
 
 
 @dataclass(kw_only=True)
@@ -57,7 +59,8 @@ class Measured:
 def main() -> None:
     arguments = _arguments()
     folder: Path = arguments.folder
-    if folder.exists():
+    is_kept = (folder / KEPT).exists()
+    if folder.exists() and not is_kept:
         sys.exit(f"{folder} exists; name a folder that this may create and delete")
     configs = read_configs(None)
     for config in configs.values():
@@ -65,10 +68,12 @@ def main() -> None:
             if arguments.layers and name in config:
                 config[name] = min(config[name], arguments.layers)
     try:
-        began = time.monotonic()
-        size = write_model(folder, configs)
-        print(f"wrote {size / GIB:.1f} GiB in {time.monotonic() - began:.0f} s", flush=True)
-        run_all(folder, arguments.dtype)
+        if not is_kept:
+            began = time.monotonic()
+            size = write_model(folder, configs)
+            print(f"wrote {size / GIB:.1f} GiB in {time.monotonic() - began:.0f} s", flush=True)
+            (folder / KEPT).touch()
+        run_all(folder, arguments.dtype, arguments.parts)
     finally:
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -79,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, help="layers of each kind; all of them without it")
     parser.add_argument("--dtype", default="bfloat16", help="what it computes in")
+    parser.add_argument("--parts", nargs="+", default=[*_RUNS], choices=[*_RUNS])
     parser.add_argument("--keep", action="store_true", help="leave the folder")
     return parser.parse_args()
 
@@ -136,13 +142,14 @@ def _write_file(file: Path, shapes: dict[str, tuple[int, ...]], raw: memoryview)
             place -= stream.write(raw[: min(place, len(raw))])
 
 
-def run_all(folder: Path, dtype: str) -> None:
-    """Run every part in the order of a job and print the table."""
+def run_all(folder: Path, dtype: str, parts: list[str]) -> None:
+    """Run the parts in the order of a job and print the table."""
     placement = Placement(ModelFolder(folder), device="cpu", dtype=dtype, mode=Mode.DISK)
     print(placement.why)
     print(f"before anything: {_status('RssAnon') / GIB:.2f} GiB anonymous\n")
     print(f"{'part':<16}{'run':>5}{'s':>8}{'anonymous GiB':>15}{'read GiB':>10}", flush=True)
-    for part, run in _RUNS.items():
+    for part in parts:
+        run = _RUNS[part]
         _forget_pages(folder / part)
         with torch.inference_mode():
             for number in range(2 if part == "transformer" else 1):

@@ -266,9 +266,13 @@ class LocalBackend:
             await child.wait_ended(min(left_s, 0.25))
 
 
-def generator_command(**options: str | float | Path) -> list[str]:
+def generator_command(**options: str | float | bool | Path) -> list[str]:
     """The command line of the project's own generator: `serve` with these options."""
     command = [sys.executable, "-m", "generator", "serve"]
     for name, value in options.items():
-        command += ["--" + name.replace("_", "-"), str(value)]
+        option = "--" + name.replace("_", "-")
+        if value is True:
+            command.append(option)
+        elif value is not False:
+            command += [option, str(value)]
     return command

@@ -50,6 +50,34 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Placement(StrEnum):
+    """Where the model's weights lie while the transformer samples; auto measures the machine."""
+
+    AUTO = "auto"
+    RESIDENT = "resident"
+    SWAP = "swap"
+    STREAM = "stream"
+    DISK = "disk"
+
+
+class WeightStorage(StrEnum):
+    """In how many bits the transformer's blocks are held."""
+
+    NATIVE = "native"
+    FP8 = "fp8"
+    FP8_KEEP_NORMS = "fp8-keep-norms"
+
+
+class Attention(StrEnum):
+    """Which attention kernel the transformer uses."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    FLASH = "flash"
+    XFORMERS = "xformers"
+    SAGE = "sage"
+
+
 class DiscordConfig(Struct, frozen=True, kw_only=True):
     """Which Discord, and where on it. Empty addresses mean Discord's own."""
 
@@ -81,7 +109,11 @@ class GeneratorConfig(Struct, frozen=True, kw_only=True):
     variant: Variant = Variant.I2V
     device: Device = Device.AUTO
     dtype: Dtype = Dtype.AUTO
-    preserve_vram_gib: Annotated[float, Meta(ge=0, le=128)] = 6.0
+    placement: Placement = Placement.AUTO
+    storage: WeightStorage = WeightStorage.NATIVE
+    attention: Attention = Attention.AUTO
+    compile: bool = False
+    preserve_vram_gib: Annotated[float, Meta(ge=0, le=128)] = 0.0
     resume_every_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     idle_unload_s: Annotated[float, Meta(ge=0, le=86400)] = 300.0
     start_timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 300.0

@@ -115,6 +115,13 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
         help="attention kernel; all but auto and native need their package",
     )
     parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="torch.compile for the transformer's blocks: minutes at first, then faster steps; "
+        "changes the last digits",
+    )
+    parser.add_argument(
         "--preserve-vram-gib", type=float, default=0.0, help="GiB kept free on the GPU"
     )
     parser.add_argument(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from generator.block_sources import BlockSource, lay_out
+from generator.compiling import compile_blocks
 from generator.devices import Device
 from generator.errors import ModelError
 from generator.fp8 import Storage, converted_folder, is_fp8
@@ -36,13 +37,14 @@ EMBEDDING = "embed_tokens"
 class Recipe:
     """How a part is put together. `resident` blocks keep their place on the device; of the others
     those numbered in `in_ram` wait in pinned RAM, and the rest is read from files each time. None:
-    all of them."""
+    all of them. `compiled` ones go through torch.compile."""
 
     device: torch.device
     dtype: torch.dtype
     storage: Storage = Storage.NATIVE
     resident: int | None = None
     in_ram: frozenset[int] | None = None
+    compiled: bool = False
 
 
 class Assembled:
@@ -119,7 +121,9 @@ def assemble(
     streamed = {one.source for layout in layouts.values() for one in layout.fields}
     _fill(module, files, recipe, streamed, [block.prefix for block in blocks])
     for block in blocks:
-        cast_on_use(block.module, recipe.dtype)
+        cast_on_use(block.module, recipe.dtype, lambda name, at=block.prefix: holding(at + name))
+    if recipe.compiled:  # innermost: what a stream or a step cache does around it stays as it is
+        compile_blocks(block.module for block in blocks)
     source, stream = None, None
     if layouts:
         in_ram = layouts.keys() if recipe.in_ram is None else layouts.keys() & recipe.in_ram

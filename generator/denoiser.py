@@ -69,7 +69,8 @@ class Denoiser:
         self._step = step
 
     def _velocity(self, name: str, step: int, x: Tensor, sigma: float) -> Tensor:
-        timestep = torch.tensor([TRAIN_TIMESTEPS * sigma], device=self._device)
+        # Filled on the device: a copy to it would wait for everything that was computed before.
+        timestep = torch.full((1,), TRAIN_TIMESTEPS * sigma, device=self._device)
         with self.cache.step(name, step, x):
             (velocity,) = self._transformer(
                 hidden_states=x.to(self._dtype),
@@ -82,8 +83,9 @@ class Denoiser:
         return velocity.float()
 
     def _text_arguments(self, text: TextEmbeds) -> dict[str, Tensor]:
-        # Without padding there is nothing to mask.
-        mask = torch.ones(text.prompt_embeds.shape[:2], dtype=torch.bool, device=self._device)
+        # Without padding there is nothing to mask. The model cuts the text at the mask's sum, which
+        # the host must know: on the CPU nobody waits for it (see `models`).
+        mask = torch.ones(text.prompt_embeds.shape[:2], dtype=torch.bool)
         return {
             "encoder_hidden_states": self._ready(text.prompt_embeds),
             "encoder_attention_mask": mask,

@@ -206,6 +206,17 @@ def _finish_transformer(transformer: Any) -> None:
     # The reference keeps the output layer in float32: velocities are differences.
     transformer.proj_out.float()
     transformer.proj_out.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    transformer.context_embedder.register_forward_pre_hook(_bring_mask)
+
+
+def _bring_mask(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The text embedder, alone, needs the mask where it computes; one of ones is made there."""
+    hidden, timestep, mask = inputs
+    if mask.device == hidden.device:
+        return inputs
+    if mask.all():
+        return hidden, timestep, torch.ones(mask.shape, dtype=mask.dtype, device=hidden.device)
+    return hidden, timestep, mask.to(hidden.device)
 
 
 def _build_llama(path: Path) -> nn.Module:

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from generator.assembly import BLOCK_LISTS, Assembled, Recipe, assemble
+from generator.assembly import BLOCK_LISTS, Assembled, Recipe, assemble, blocks_of
 from generator.attention import AUTO, attention, choose_attention
 from generator.block_sources import BlockSource
 from generator.causal_convolution import quicken
+from generator.compiling import compile_blocks, refuse_without_compiler
 from generator.devices import CudaDevice, Device, HostDevice
 from generator.errors import InputError, OutOfMemoryError
 from generator.fp8 import Storage
@@ -67,6 +68,7 @@ class Placement:
         preserve_vram_gib: float = 0.0,
         storage: Storage = Storage.NATIVE,
         attention_backend: str = AUTO,
+        compiled: bool = False,
     ):
         self.model = model
         self.device = choose_device(device)
@@ -74,6 +76,10 @@ class Placement:
         self.encoder_dtype = _choose_dtype(dtype, self.device, torch.float16)
         self.preserve_vram_gib, self.storage = preserve_vram_gib, storage
         self.attention = choose_attention(attention_backend, self.device, self.transformer_dtype)
+        self.compiled = compiled
+        """Whether the transformer's blocks go through torch.compile."""
+        if compiled:
+            refuse_without_compiler(self.device)
         self.needs = self._count()
         self._choice = self._choose(mode)
         self.vae_tiling = self.mode is not Mode.RESIDENT
@@ -186,6 +192,8 @@ class Placement:
             self._assembled[name], self._modules[name] = made, made.module
             return made.module
         module = self.model.load(name, self.dtype_of(name)).to(self.device)
+        if self.compiled and name.startswith(TRANSFORMER):
+            compile_blocks(block.module for block in blocks_of(module, name))
         if name == "vae" and self.vae_tiling:
             module.enable_slicing()  # type: ignore[operator]
             module.enable_tiling()  # type: ignore[operator]
@@ -209,6 +217,7 @@ class Placement:
             storage=self.storage if name.startswith(TRANSFORMER) else Storage.NATIVE,
             resident=resident,
             in_ram=in_ram,
+            compiled=self.compiled and name.startswith(TRANSFORMER),
         )
 
     def _leaves(self, name: str) -> bool:

@@ -57,6 +57,9 @@ def describe_result(
         "device": placement.device.type,
         "threads": torch.get_num_threads(),
         "vae_tiling": placement.vae_tiling,
+        "storage": str(placement.storage),
+        "attention": placement.attention,
+        "compiled": placement.compiled,
     }
 
 

@@ -8,6 +8,7 @@ it is left. Source: TeaCache, arXiv:2411.19108, with the coefficients of FramePa
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -110,11 +111,12 @@ class StepCache:
         self.computed_steps = list(state.notes["computed_steps"])
         self._state = state
 
-    def _note_computed(self, *_: Any) -> None:
+    def _noting(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         assert self._x is not None
         self._computed[self._name] = self._index, self._x
         if self._name == "cond":
             self.computed_steps.append(self._index)
+        return forward(*args, **kwargs)
 
 
 @contextmanager
@@ -130,8 +132,9 @@ def step_cache(
     kind, threshold = request.step_cache, request.step_cache_threshold
     ratios = _mag_ratios(mag_ratios, request.variant) if kind is StepCacheKind.MAGCACHE else []
     last = [*transformer.transformer_blocks, *transformer.single_transformer_blocks][-1]
-    # A skipped block never reaches its attention, so this counts what really ran.
-    counter = last.attn.register_forward_pre_hook(cache._note_computed)
+    # The innermost call: a cache that skips the block never gets there, so this counts what ran.
+    own_forward = last.__dict__.get("forward")
+    last.forward = functools.partial(cache._noting, last.forward)
     try:
         if kind is StepCacheKind.TEACACHE:
             cache._teacache = _install_teacache(transformer, threshold)
@@ -147,11 +150,13 @@ def step_cache(
         yield cache
     finally:
         transformer._reset_stateful_cache()
-        counter.remove()
         if transformer.is_cache_enabled:
             transformer.disable_cache()
         HookRegistry.check_if_exists_or_initialize(transformer).remove_hook(HOOK)
         _forget_registries(transformer)
+        last.__dict__.pop("forward", None)
+        if own_forward is not None:
+            last.forward = own_forward
 
 
 def _mag_ratios(own: Any | None, variant: Variant) -> list[float]:

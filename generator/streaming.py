@@ -123,10 +123,11 @@ class BlockStream:
     def _views(self, slot: _Slot, index: int) -> dict[str, nn.Parameter]:
         layout = self._source.layouts[index]
         if index not in slot.views:
-            slot.views[index] = {
-                one.name: nn.Parameter(one.view(slot.buffer), requires_grad=False)
-                for one in layout.fields
-            }
+            with torch.inference_mode(mode=False):  # like parameters that were loaded
+                slot.views[index] = {
+                    one.name: nn.Parameter(one.view(slot.buffer), requires_grad=False)
+                    for one in layout.fields
+                }
         return slot.views[index]
 
     def _evict(self, index: int) -> None:
@@ -144,14 +145,33 @@ class BlockStream:
         return owners
 
 
-def cast_on_use(module: nn.Module, dtype: torch.dtype) -> None:
+def cast_on_use(
+    module: nn.Module, dtype: torch.dtype, held_in: Callable[[str], torch.dtype]
+) -> None:
     """Parameters held in another dtype are cast to `dtype` while their own module computes.
 
-    Only one such module's parameters exist twice at a time.
+    `held_in` says the dtype of a parameter of `module` by its name. Only one such module's
+    parameters exist twice at a time.
     """
-    for owner in module.modules():
-        if next(owner.parameters(recurse=False), None) is not None:
+    for path, owner in module.named_modules():
+        names = [f"{path}.{name}" if path else name for name in owner._parameters]
+        held = [
+            name
+            for name, one in zip(names, owner._parameters.values(), strict=True)
+            if one is not None and held_in(name) != dtype
+        ]
+        if held and type(owner) is nn.Linear:
+            owner.__class__ = _CastingLinear
+        elif held:
             owner.forward = functools.partial(_cast_forward, owner, owner.forward, dtype)
+
+
+class _CastingLinear(nn.Linear):
+    """A Linear whose parameters are held in another dtype than it computes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return nn.functional.linear(x, self.weight.to(x.dtype), bias)
 
 
 def _cast_forward(

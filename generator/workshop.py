@@ -27,6 +27,7 @@ class Settings(Protocol):
     preserve_vram_gib: float
     storage: str
     attention: str
+    compile: bool
     cache_dir: Path | None
 
 
@@ -54,5 +55,6 @@ def open_workshop(settings: Settings) -> Workshop:
         preserve_vram_gib=settings.preserve_vram_gib,
         storage=Storage(settings.storage),
         attention_backend=settings.attention,
+        compiled=settings.compile,
     )
     return Workshop(placement=placement, cache=EncodingCache(settings.cache_dir))
