@@ -7,7 +7,8 @@
 Prints, per part, the peak of anonymous memory (what a machine must have), what was read, and the
 time: it shows that `disk` needs no more RAM than `framepack-bot plan` says, on any machine, with no
 GPU and no download. Latents are small: memory of weights is measured here, not of activations.
-FOLDER must not exist, or be one of --keep; it is deleted at the end unless --keep. Linux only (it reads /proc).
+FOLDER must not exist, or be one of --keep; it is deleted at the end unless --keep. Linux only: it
+reads /proc.
 """
 
 from __future__ import annotations

@@ -121,7 +121,8 @@ def assemble(
     streamed = {one.source for layout in layouts.values() for one in layout.fields}
     _fill(module, files, recipe, streamed, [block.prefix for block in blocks])
     for block in blocks:
-        cast_on_use(block.module, recipe.dtype, lambda name, at=block.prefix: holding(at + name))
+        held = {name: holding(block.prefix + name) for name, _ in block.module.named_parameters()}
+        cast_on_use(block.module, recipe.dtype, held)
     if recipe.compiled:  # innermost: what a stream or a step cache does around it stays as it is
         compile_blocks(block.module for block in blocks)
     source, stream = None, None

@@ -23,7 +23,7 @@ LEAST_CAPABILITY = (7, 0)  # of a GPU, for Triton
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Compile each block's forward. Weights may be exchanged between calls: they are inputs."""
     for block in blocks:
-        block.forward = torch.compile(block.forward, backend=BACKEND)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward, backend=BACKEND)
 
 
 def refuse_without_compiler(device: torch.device) -> None:

@@ -145,20 +145,17 @@ class BlockStream:
         return owners
 
 
-def cast_on_use(
-    module: nn.Module, dtype: torch.dtype, held_in: Callable[[str], torch.dtype]
-) -> None:
+def cast_on_use(module: nn.Module, dtype: torch.dtype, held_in: dict[str, torch.dtype]) -> None:
     """Parameters held in another dtype are cast to `dtype` while their own module computes.
 
-    `held_in` says the dtype of a parameter of `module` by its name. Only one such module's
-    parameters exist twice at a time.
+    `held_in`: name of a parameter of `module` → its dtype. Only one such module's parameters exist
+    twice at a time.
     """
     for path, owner in module.named_modules():
-        names = [f"{path}.{name}" if path else name for name in owner._parameters]
         held = [
             name
-            for name, one in zip(names, owner._parameters.values(), strict=True)
-            if one is not None and held_in(name) != dtype
+            for name, one in owner._parameters.items()
+            if one is not None and held_in[f"{path}.{name}" if path else name] != dtype
         ]
         if held and type(owner) is nn.Linear:
             owner.__class__ = _CastingLinear

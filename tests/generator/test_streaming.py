@@ -373,7 +373,7 @@ def test_tensors_are_read_as_the_library_reads_them(tiny_model: Path) -> None:
 def test_a_cast_lasts_as_long_as_its_module_computes() -> None:
     linear = nn.Linear(4, 4).requires_grad_(False).to(torch.bfloat16)
     expected = linear.weight.float() @ torch.ones(4) + linear.bias.float()
-    cast_on_use(linear, torch.float32, lambda _: torch.bfloat16)
+    cast_on_use(linear, torch.float32, dict.fromkeys(("weight", "bias"), torch.bfloat16))
     assert torch.allclose(linear(torch.ones(4)), expected)
     assert linear.weight.dtype == linear.bias.dtype == torch.bfloat16
 
