@@ -20,15 +20,16 @@ import discord
 import msgspec
 
 from bot.backend import BackendError
-from bot.desk import Desk
+from bot.desk import PREFERRED, Desk, preferred_variant
 from bot.orders import Refusal
 from bot.posts import PostError
 from bot.replies import Reply
-from bot.texts import FAILURES, STATES, Text, say
+from bot.texts import Text, say
 from bot.views import clock, plain, queue_embed, shorten
-from generator.protocol import ErrorKind
+from bot.words import FAILURES, STATES
+from generator.protocol import ErrorKind, Measured, Variant
 from storage.community import Rules, Standing, Switch
-from storage.jobs import Job, JobState, WrongState
+from storage.jobs import Job, JobState, WrongState, utc_now
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,8 @@ class Office:
         running, places = await desk.store.running(), await desk.dispatcher.places()
         switches = ", ".join(sorted(await desk.community.switches()))
         progress = desk.dispatcher.progress
-        embed = queue_embed([(job, progress.get(job.id)) for job in running], places)
+        shown = [(job, progress.get(job.id)) for job in running]
+        embed = queue_embed(shown, places, utc_now())
         ids = " ".join(
             f"`{job.id}`" for job in [*running, *(job for job, _ in places)][:JOBS_SHOWN]
         )
@@ -140,6 +142,7 @@ class Office:
         if paused:  # who stops the queue often wants the card for something else
             await self._desk.backend.unload()
         self._desk.dispatcher.wake()
+        await self._desk.dispatcher.tell_queue()
         switches = ", ".join(sorted(await self._desk.community.switches()))
         return say(Text.ADMIN_SWITCHES, switches=switches or say(Text.ADMIN_NO_SWITCH))
 
@@ -256,24 +259,38 @@ class Office:
         ready, began = backend.ready, backend.ready_since
         shown_speed = say(Text.ADMIN_SPEED, speed=speed) if speed else say(Text.ADMIN_NO_SPEED)
         if ready is None or began is None:
-            return f"{say(Text.ADMIN_UNLOADED)}\n{shown_speed}"
+            return f"{say(Text.ADMIN_NOT_STARTED)}\n{shown_speed}"
+        measured = await backend.measure()
         return say(
             Text.ADMIN_GENERATOR,
             model=plain(ready.model),
             device=ready.device_name,
             dtype=ready.dtype,
-            placement=ready.placement,
+            placement=measured.placement if measured else ready.placement,
             uptime=clock((datetime.now(UTC) - began).total_seconds()),
             speed=shown_speed,
+            memory=_memory(measured),
+            variant=await self._variants(measured),
         )
 
+    async def variant(self, preferred: Variant | None) -> str:
+        """Let jobs that name no model have this one, on all servers; which there are now."""
+        if preferred is not None:
+            await self._desk.community.prefer(PREFERRED, preferred)
+        return await self._variants(await self._desk.backend.measure())
+
+    async def _variants(self, measured: Measured | None) -> str:
+        loaded = measured.variant if measured else None
+        preferred = await preferred_variant(self._desk)
+        none = say(Text.ADMIN_NO_VARIANT)
+        return say(Text.ADMIN_VARIANT, loaded=loaded or none, preferred=preferred)
+
     async def unload(self) -> str:
-        """End the generator's process, if it has no job; the next job starts it again."""
+        """Have the generator's memory given back, now or when the running job leaves it."""
         self._check_started()
-        if await self._desk.store.running():
-            raise Refusal(say(Text.ADMIN_BUSY))
-        await self._desk.backend.close()
-        return say(Text.ADMIN_UNLOADED)
+        await self._desk.backend.unload()
+        busy = bool(await self._desk.store.running())
+        return say(Text.ADMIN_UNLOADS_LATER if busy else Text.ADMIN_UNLOADED)
 
     async def restart(self) -> str:
         """End the generator's process; a running job goes on from its last step in the new one."""
@@ -326,6 +343,28 @@ class Office:
         if job is None or job.guild_id != guild_id:
             raise Refusal(say(Text.CANCEL_UNKNOWN, job_id=plain(job_id[:40])))
         return job
+
+
+def _memory(measured: Measured | None) -> str:
+    if measured is None:
+        return say(Text.ADMIN_NO_MEMORY)
+    vram = say(
+        Text.ADMIN_VRAM,
+        used=_gib(measured.vram_used),
+        free=_gib(measured.vram_free),
+        total=_gib(measured.vram_total),
+    )
+    return say(
+        Text.ADMIN_MEMORY,
+        vram=vram if measured.vram_total else "",
+        ram_used=_gib(measured.ram_used),
+        ram_free=_gib(measured.ram_free),
+        limit=measured.ram_limit,
+    )
+
+
+def _gib(count_bytes: int) -> str:
+    return f"{count_bytes / 2**30:.1f} GiB"
 
 
 def _standing_text(user_id: int, standing: Standing) -> str:

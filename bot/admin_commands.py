@@ -15,6 +15,7 @@ from discord import app_commands
 from bot.admin import Office
 from bot.desk import Desk
 from bot.texts import Text, say
+from generator.protocol import Variant
 from storage.community import Rules
 
 Interaction = discord.Interaction[Any]
@@ -242,6 +243,16 @@ def _generator(office: Office) -> app_commands.Group:
     @group.command(name="status", description=say(Text.ADMIN_STATUS_TEXT))
     async def status(interaction: Interaction) -> None:
         await office.look(interaction, office.generator_status)
+
+    @group.command(name="variant", description=say(Text.ADMIN_VARIANT_TEXT))
+    async def variant(
+        interaction: Interaction, name: Variant | None = None, reason: str | None = None
+    ) -> None:
+        if name is None:
+            return await office.look(interaction, lambda: office.variant(None))
+        await office.act(
+            interaction, "generator variant", name.value, reason, lambda: office.variant(name)
+        )
 
     @group.command(name="restart", description=say(Text.ADMIN_RESTART_TEXT))
     async def restart(interaction: Interaction, reason: str | None = None) -> None:

@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import discord
+import msgspec
 from discord import app_commands
 
-from bot.desk import Desk
+from bot.desk import Desk, preferred_variant
 from bot.gate import admit
 from bot.options import options, pictures_of, settings_of, signature
 from bot.orders import Asked, Refusal, Wish
 from bot.posts import PostError
 from bot.replies import Reply, missing_permissions
-from bot.texts import QUICK_PROMPTS, Text, say
+from bot.texts import Text, say
 from bot.views import message_link, shorten
+from bot.words import QUICK_PROMPTS
 from storage.community import Preset
 from storage.jobs import DuplicateJob, Job, JobState, WrongState
 
@@ -54,7 +56,8 @@ async def animate(
     if missing := missing_permissions(interaction):
         return await reply.refuse(say(Text.MISSING_PERMISSIONS, names=", ".join(missing)))
     try:
-        request = desk.orders.request(asked)
+        settings = {"variant": await preferred_variant(desk)} | asked.settings
+        request = desk.orders.request(msgspec.structs.replace(asked, settings=settings))
         admitted = await admit(desk, interaction, request)
         await reply.answer(say(Text.TAKEN))
         job = await desk.orders.take(

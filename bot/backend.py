@@ -29,7 +29,9 @@ from generator.protocol import (
     Cancel,
     Cancelled,
     Event,
+    Finish,
     Generate,
+    Measured,
     Ready,
     Suspend,
     Unload,
@@ -39,6 +41,7 @@ __all__ = ["Backend", "BackendError", "LocalBackend", "Lost", "generator_command
 
 log = logging.getLogger(__name__)
 
+MEASURED_WITHIN_S = 5.0
 SECRET_VARIABLES = ("DISCORD_TOKEN", "DISCORD_TOKEN_FILE")
 
 
@@ -72,6 +75,10 @@ class Backend(Protocol):
 
         Idempotent. The job may also come to its end, or need long until it can be stopped.
         """
+        ...
+
+    async def finish(self, job_id: str) -> None:
+        """Make this job end with the video of its finished sections. Otherwise as `suspend`."""
         ...
 
     async def unload(self) -> None:
@@ -224,6 +231,17 @@ class LocalBackend:
         if job_id == self._current and not self._cancel_asked and self._child is not None:
             await self._child.say(Suspend(job_id=job_id))
 
+    async def finish(self, job_id: str) -> None:
+        """See Backend.finish."""
+        if job_id == self._current and not self._cancel_asked and self._child is not None:
+            await self._child.say(Finish(job_id=job_id))
+
+    async def measure(self) -> Measured | None:
+        """What memory the living child holds and leaves; None without one, or without an answer."""
+        if self._child is None or self.ready is None:
+            return None
+        return await self._child.measure(MEASURED_WITHIN_S)
+
     async def unload(self) -> None:
         """See Backend.unload."""
         if self._child is not None and self._child.ready is not None:
@@ -249,7 +267,7 @@ class LocalBackend:
         One that hangs is killed, which is such an end.
         """
         while (message := await child.hear_within(self._silence_limit_s)) is not None:
-            if isinstance(message, Ready | Broken) or message.job_id != job_id:
+            if isinstance(message, Ready | Broken | Measured) or message.job_id != job_id:
                 log.warning("unexpected %s from the generator", type(message).__name__)
                 continue
             return message

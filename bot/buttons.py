@@ -24,6 +24,8 @@ class Action(StrEnum):
     EDIT = "edit"
     FINAL = "final"
     DELETE = "delete"
+    FINISH = "finish"
+    STOP = "stop"
 
 
 LABELS = {
@@ -32,11 +34,15 @@ LABELS = {
     Action.EDIT: Text.EDIT_BUTTON,
     Action.FINAL: Text.FINAL_BUTTON,
     Action.DELETE: Text.DELETE_BUTTON,
+    Action.FINISH: Text.FINISH_BUTTON,
+    Action.STOP: Text.STOP_BUTTON,
 }
 STYLES = {
     Action.CANCEL: discord.ButtonStyle.danger,
     Action.FINAL: discord.ButtonStyle.primary,
     Action.DELETE: discord.ButtonStyle.danger,
+    Action.FINISH: discord.ButtonStyle.primary,
+    Action.STOP: discord.ButtonStyle.danger,
 }
 
 

@@ -23,6 +23,8 @@ from generator.protocol import (
     Broken,
     ErrorKind,
     FromGenerator,
+    Measure,
+    Measured,
     Ready,
     ToGenerator,
     decode_from_generator,
@@ -56,6 +58,9 @@ class Child:
         self.ready: Ready | None = None
         self._garbage = 0
         self._last_words: deque[str] = deque(maxlen=20)
+        self._ear = asyncio.Lock()
+        self._overheard: deque[FromGenerator] = deque()
+        self._measured: asyncio.Future[Measured] | None = None
 
     @classmethod
     async def spawn(
@@ -120,7 +125,47 @@ class Child:
             await self.process.stdin.drain()
 
     async def hear(self) -> FromGenerator | None:
-        """The next message, None at the end. A child that only talks rubbish is killed."""
+        """The next message, None at the end; what answers `measure` is not among them."""
+        async with self._ear:
+            while True:
+                message = self._overheard.popleft() if self._overheard else await self._read()
+                if not isinstance(message, Measured):
+                    return message
+                self._note_measured(message)
+
+    async def measure(self, within_s: float) -> Measured | None:
+        """What the child says of its memory; None when it says nothing in that time.
+
+        Whoever listens to a job takes the answer; while nobody does, this listens.
+        """
+        if self._measured is None or self._measured.done():
+            self._measured = asyncio.get_running_loop().create_future()
+        answer = self._measured
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.say(Measure())
+                while not answer.done() and self.alive:
+                    if self._ear.locked():
+                        await asyncio.wait([answer], timeout=0.05)
+                    else:
+                        await self._overhear()
+        return answer.result() if answer.done() else None
+
+    async def _overhear(self) -> None:
+        """Take one message; what is not for us, `hear` finds."""
+        async with self._ear:
+            message = await self._read()
+        if isinstance(message, Measured):
+            self._note_measured(message)
+        elif message is not None:
+            self._overheard.append(message)
+
+    def _note_measured(self, message: Measured) -> None:
+        if self._measured is not None and not self._measured.done():
+            self._measured.set_result(message)
+
+    async def _read(self) -> FromGenerator | None:
+        """A line, None at the end. A child that only talks rubbish is killed."""
         assert self.process.stdout is not None
         while self._garbage < GARBAGE_LIMIT:
             try:

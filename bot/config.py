@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bot.turns import TurnsConfig
-from generator.protocol import JobRequest, Resampling, StepCacheKind, Variant, limits
+from generator.protocol import JobRequest, Resampling, Shape, StepCacheKind, Variant, limits
 
 DEFAULT_FILE = Path("config.toml")
 TOKEN_VARIABLE = "DISCORD_TOKEN"
@@ -128,6 +128,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
     seconds: float = _REQUEST["seconds"]
     steps: int = _REQUEST["steps"]
     resolution: int | None = _REQUEST["resolution"]
+    shape: Shape = _REQUEST["shape"]
     latent_window_size: int = _REQUEST["latent_window_size"]
     guidance_scale: float = _REQUEST["guidance_scale"]
     true_cfg_scale: float = _REQUEST["true_cfg_scale"]

@@ -23,7 +23,7 @@ from bot.fitting import FILLED, FittingError, fit
 from bot.posts import PostError, Posts, Trouble
 from bot.publisher import Publisher
 from bot.texts import Text, say
-from bot.views import small_print
+from bot.views import part_sentence, small_print
 from storage.jobs import Job, JobStore, StorageError, WrongState
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class Delivery:
         in_channel = _Target(
             channel_id=job.channel_id,
             guild_id=job.guild_id,
-            text=say(Text.DELIVERED, user=job.user_id, settings=small_print(job)),
+            text=say(Text.DELIVERED, user=job.user_id, settings=_settings(job)),
             reply_to=job.status_message_id,
             ping=job.user_id,
         )
@@ -201,7 +201,7 @@ class Delivery:
             return await self._say_too_large(job, file)
         try:
             channel_id = await self._posts.open_dm(job.user_id)
-            text = say(Text.DELIVERED_DM, channel=job.channel_id, settings=small_print(job))
+            text = say(Text.DELIVERED_DM, channel=job.channel_id, settings=_settings(job))
             target = _Target(channel_id=channel_id, guild_id=None, text=text)
             return await self._post(job, file, target)
         except PostError as second:
@@ -234,6 +234,11 @@ class Delivery:
     def _shown_path(self, file: Path) -> str:
         """The file's place below the data folder: enough for the operator, nothing for others."""
         return file.relative_to(self._jobs_dir.parent).as_posix()
+
+
+def _settings(job: Job) -> str:
+    """The settings in small print, after what part of the video it is."""
+    return "\n".join(line for line in (part_sentence(job), small_print(job)) if line)
 
 
 def _size_bytes(file: Path) -> int:

@@ -20,6 +20,7 @@ from bot.posts import Posts
 from bot.publisher import Publisher
 from bot.replies import Reply
 from bot.texts import Text, say
+from generator.protocol import Variant
 from storage.community import Community
 from storage.jobs import JobStore
 
@@ -37,6 +38,15 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     publisher: Publisher
     dispatcher: Dispatcher
     backend: LocalBackend
+
+
+PREFERRED = "variant"
+
+
+async def preferred_variant(desk: Desk) -> Variant:
+    """The model of a job that names none: what an admin chose, else the config."""
+    chosen = await desk.community.preference(PREFERRED)
+    return next((v for v in Variant if v == chosen), desk.config.generator.variant)
 
 
 async def stumbled(desk: Desk, interaction: discord.Interaction[Any], error: BaseException) -> None:

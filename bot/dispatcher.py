@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -32,10 +33,11 @@ from generator.protocol import (
     Finished,
     Generate,
     Progress,
+    Stage,
     Suspended,
     Variant,
 )
-from storage.jobs import Job, JobState, JobStore, StorageError, UnknownJob, WrongState
+from storage.jobs import Job, JobState, JobStore, StorageError, UnknownJob, WrongState, utc_now
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class Dispatcher:
         self._looking = asyncio.Lock()
         self._asked = self._answered = 0
         self._places: list[tuple[Job, Place]] = []
+        self._finishing: set[str] = set()
         self.progress: dict[str, Progress] = {}
 
     def wake(self) -> None:
@@ -113,6 +116,17 @@ class Dispatcher:
             await self.tell_queue()
         return job
 
+    async def finish_early(self, job_id: str) -> Job:
+        """Let a job end with the video of the sections that it has. WrongState without any."""
+        job = await self._store.request_finish(job_id)
+        if job.state is JobState.RUNNING:
+            self._finishing.add(job.id)
+            self._publisher.show(job, progress=self.progress.get(job.id))
+            await self._backend.finish(job.id)
+        else:
+            await self.tell_queue()
+        return job
+
     async def places(self) -> list[tuple[Job, Place]]:
         """The waiting jobs with position and estimate, next first. May raise StorageError.
 
@@ -136,10 +150,12 @@ class Dispatcher:
             ahead_s = min(ahead_s, max(60 * self._turns.minutes, 1.0))
         short = await self._short_waiting(speed)
         order = starting_order(waiting, short, speed, self._turns)
-        places = []
+        is_paused = bool(waiting) and await self._store.next_in_line() is None
+        now, places = utc_now(), []
         for position, (job, work_s) in enumerate(order, start=1):
-            wait_s = None if speed is None else ahead_s
-            places.append((job, Place(position=position, wait_s=wait_s)))
+            known = speed is not None and not is_paused
+            starts_at = now + timedelta(seconds=ahead_s) if known else None
+            places.append((job, Place(position=position, starts_at=starts_at, paused=is_paused)))
             ahead_s += work_s
         return places
 
@@ -172,7 +188,12 @@ class Dispatcher:
         self._publisher.show(job)
         await self.tell_queue()
         folder = (self._jobs_dir / job.id).resolve()
-        order = Generate(job_id=job.id, folder=str(folder), request=job.request)
+        order = Generate(
+            job_id=job.id,
+            folder=str(folder),
+            request=job.request,
+            only_finished=job.finish_requested,
+        )
         try:
             if job.id in self._cancelling:
                 return await self._record(turn, Cancelled(job_id=job.id))
@@ -180,9 +201,11 @@ class Dispatcher:
                 async for event in events:
                     if job.id in self._cancelling:
                         await self._backend.cancel(job.id)
+                    elif job.id in self._finishing:  # asked before the child had the job
+                        await self._backend.finish(job.id)
                     if isinstance(event, Progress):
                         turn.note(event)
-                        self._note_progress(job, event)
+                        await self._note_progress(turn, event)
                         await self._end_turn_if_due(turn)
                     else:
                         await self._record(turn, event)
@@ -194,16 +217,26 @@ class Dispatcher:
             self._short_s = self._short_s + worked_s if turn.is_short else 0.0
             self.progress.pop(job.id, None)
             self._cancelling.discard(job.id)
+            self._finishing.discard(job.id)
 
-    def _note_progress(self, job: Job, progress: Progress) -> None:
-        before = self.progress.get(job.id)
+    async def _note_progress(self, turn: Turn, progress: Progress) -> None:
+        job_id = turn.job.id
+        before = self.progress.get(job_id)
         if progress.preview is None and before is not None:
             progress = msgspec.structs.replace(progress, preview=before.preview)
-        self.progress[job.id] = progress
-        stopping = job.id in self._cancelling
-        self._publisher.show(
-            msgspec.structs.replace(job, cancel_requested=stopping), progress=progress
+        self.progress[job_id] = progress
+        made, is_sampling = progress.section - 1, progress.stage is Stage.SAMPLING
+        if is_sampling and made > turn.job.sections_made:
+            try:
+                turn.job = await self._store.note_sections(job_id, made, progress.sections)
+            except StorageError as error:
+                log.error("job %s: a finished section is not written down: %s", job_id, error)
+        shown = msgspec.structs.replace(
+            turn.job,
+            cancel_requested=job_id in self._cancelling,
+            finish_requested=turn.job.finish_requested or job_id in self._finishing,
         )
+        self._publisher.show(shown, progress=progress)
 
     async def _end_turn_if_due(self, turn: Turn) -> None:
         """Have the job stopped if its turn is over and somebody has more right to the next."""
@@ -211,6 +244,7 @@ class Dispatcher:
         try:
             if turn.uncharged_s(now_s) >= CHARGE_EVERY_S:
                 await self._charge(turn)
+                await self.tell_queue()  # what runs may take longer than it was thought
             short = await self._short_waiting(self._speed)
             short_work_s = sum(remaining_s(job, self._speed) for job in short)
             if turn.is_over(now_s, short_work_s):
@@ -247,9 +281,11 @@ class Dispatcher:
         if job.id in self._cancelling or isinstance(event, Cancelled):
             return self._publisher.show(await self._store.cancelled(job.id))
         match event:
-            case Finished(video=video):
-                if await asyncio.to_thread((self._jobs_dir / job.id / Path(video).name).is_file):
-                    self._publisher.show(await self._store.finish(job.id, Path(video).name))
+            case Finished():
+                name = Path(event.video).name
+                if await asyncio.to_thread((self._jobs_dir / job.id / name).is_file):
+                    made, sections = event.sections_made, event.sections
+                    self._publisher.show(await self._store.finish(job.id, name, made, sections))
                     self._delivery.wake()
                 else:
                     await self._fail(job, ErrorKind.INTERNAL, say(Text.NO_VIDEO))

@@ -27,7 +27,12 @@ from bot.picture_messages import Answer, Clean, Order, PictureLimits, Refused, T
 
 log = logging.getLogger(__name__)
 
-DISCORD_ORIGINS = ("https://cdn.discordapp.com", "https://media.discordapp.net")
+DISCORD_ORIGINS = (
+    "https://cdn.discordapp.com",
+    "https://media.discordapp.net",
+    "https://images-ext-1.discordapp.net",  # Discord's copies of pictures behind links
+    "https://images-ext-2.discordapp.net",
+)
 PICTURE_PROCESS = (sys.executable, "-m", "bot.picture")
 START_TIMEOUT_S = 60.0
 CHUNK_BYTES = 1 << 16
@@ -86,9 +91,12 @@ class Intake:
     ) -> None:
         await self._replace(None)
 
-    async def accept(self, raw: bytes | Path, destination: Path) -> Accepted:
+    async def accept(
+        self, raw: bytes | Path, destination: Path, small: Path | None = None
+    ) -> Accepted:
         """Make `destination` a clean RGB PNG of these bytes, or of this file's.
 
+        A file `small` becomes a little JPEG of it.
         The folder is made where it is missing. Raises RefusedPicture, or IntakeError when the disk
         or the process fails; then there is no file at `destination` that was not there before.
         """
@@ -99,7 +107,12 @@ class Intake:
         part = destination.with_name(destination.name + ".part")
         async with self._turn:
             try:
-                answer = await self._ask(Order(destination=str(part), size_bytes=len(raw)), raw)
+                order = Order(
+                    destination=str(part),
+                    small="" if small is None else str(small),
+                    size_bytes=len(raw),
+                )
+                answer = await self._ask(order, raw)
                 if isinstance(answer, Clean):
                     part.replace(destination)
             except OSError as error:

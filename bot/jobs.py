@@ -15,12 +15,23 @@ from typing import Any
 import discord
 from discord import app_commands
 
+from bot.buttons import Action, to_view
 from bot.delivery import FITTED_NAME
 from bot.desk import Desk
 from bot.replies import Reply
-from bot.texts import STATES, Text, say
-from bot.views import cancel_choice, message_link, plain, queue_embed, shorten, small_print
-from storage.jobs import Delivery, Job, JobState, UnknownJob, WrongState
+from bot.texts import Text, say
+from bot.views import (
+    cancel_choice,
+    message_link,
+    part_sentence,
+    plain,
+    queue_embed,
+    shorten,
+    small_print,
+)
+from bot.words import STATES
+from generator.protocol import Variant
+from storage.jobs import Delivery, Job, JobState, UnknownJob, WrongState, utc_now
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +45,10 @@ MIB = 1 << 20
 
 
 async def cancel(desk: Desk, interaction: discord.Interaction[Any], job_id: str | None) -> None:
-    """Cancel the named job, all of the asker's, or the newest, and say what became of it."""
+    """Cancel the named job, all of the asker's, or the newest, and say what became of it.
+
+    Of a job that has finished sections it is asked first whether they shall be sent.
+    """
     reply = Reply(interaction, desk.posts)
     if job_id is not None and job_id.strip().lower() == ALL:
         return await _cancel_all(desk, interaction)
@@ -52,7 +66,49 @@ async def cancel(desk: Desk, interaction: discord.Interaction[Any], job_id: str 
     if not may_cancel(interaction, job):
         await reply.answer(say(Text.CANCEL_NOT_YOURS, owner=f"<@{job.user_id}>"))
         return
+    if has_something_to_send(job):
+        view = to_view((Action.FINISH, Action.STOP), job.id)
+        await reply.answer(_question(job), view=view)
+        return
     await reply.answer(await _cancel(desk, job))
+
+
+def has_something_to_send(job: Job) -> bool:
+    """Whether sections of an unfinished job are finished that nobody asked for yet."""
+    is_over = job.state not in (JobState.QUEUED, JobState.RUNNING) or job.cancel_requested
+    return not is_over and job.sections_made > 0 and not job.finish_requested
+
+
+def _question(job: Job) -> str:
+    grows_backward = job.request.variant is Variant.I2V
+    return say(
+        Text.FINISH_END if grows_backward else Text.FINISH_BEGINNING,
+        job_id=job.id,
+        made=job.sections_made,
+        sections=job.sections,
+    )
+
+
+async def decide(
+    desk: Desk, interaction: discord.Interaction[Any], job: Job, *, send: bool
+) -> None:
+    """The answer to the question of `cancel`: send what is done, or nothing."""
+    reply = Reply(interaction, desk.posts)
+    if not may_cancel(interaction, job):
+        await reply.replace(say(Text.CANCEL_NOT_YOURS, owner=f"<@{job.user_id}>"))
+        return
+    if not send:
+        await reply.replace(await _cancel(desk, job))
+        return
+    try:
+        job = await desk.dispatcher.finish_early(job.id)
+    except WrongState as error:
+        state = STATES[error.job.state]
+        await reply.replace(say(Text.CANCEL_OVER, job_id=job.id, state=state))
+        return
+    running = job.state is JobState.RUNNING
+    text = Text.FINISHING_RUNNING if running else Text.FINISHING_QUEUED
+    await reply.replace(say(text, job_id=job.id))
 
 
 async def _cancel_all(desk: Desk, interaction: discord.Interaction[Any]) -> None:
@@ -69,8 +125,9 @@ async def _cancel(desk: Desk, job: Job) -> str:
         return say(Text.CANCEL_OVER, job_id=job.id, state=STATES[error.job.state])
     except UnknownJob:
         return say(Text.CANCEL_UNKNOWN, job_id=job.id)
+    text = Text.CANCELLED_BETWEEN if job.turns else Text.CANCELLED_QUEUED
     running = job.state is JobState.RUNNING
-    return say(Text.CANCELLED_RUNNING if running else Text.CANCELLED_QUEUED, job_id=job.id)
+    return say(Text.CANCELLED_RUNNING if running else text, job_id=job.id)
 
 
 def may_cancel(interaction: discord.Interaction[Any], job: Job) -> bool:
@@ -100,7 +157,7 @@ async def queue(desk: Desk, interaction: discord.Interaction[Any]) -> None:
         await reply.answer(say(Text.QUEUE_EMPTY))
         return
     progress = desk.dispatcher.progress
-    shown = queue_embed([(job, progress.get(job.id)) for job in running], places)
+    shown = queue_embed([(job, progress.get(job.id)) for job in running], places, utc_now())
     await reply.answer("", embed=shown)
 
 
@@ -124,7 +181,7 @@ def _job_line(job: Job) -> str:
         job_id=job.id,
         state=STATES[job.state],
         prompt=plain(shorten(job.request.prompt, PROMPT_SHOWN)),
-        link=say(Text.JOBS_LINK, url=link) if link else "",
+        link=say(Text.LINK, url=link) if link else "",
     )
 
 
@@ -137,7 +194,7 @@ async def show(desk: Desk, interaction: discord.Interaction[Any], job_id: str) -
     if job.state is not JobState.FINISHED:
         await reply.answer(say(Text.SHOW_NOT_YET, job_id=job.id, state=STATES[job.state]))
         return
-    lines = [small_print(job)]
+    lines = [line for line in (part_sentence(job), small_print(job)) if line]
     if job.result_message_id is not None and job.delivery is Delivery.DELIVERED:
         lines.insert(0, message_link(job.guild_id, job.channel_id, job.result_message_id))
     await reply.answer(say(Text.SHOW_LOOKING))

@@ -19,6 +19,7 @@ from bot.options import REFERENCES, reference_files
 from bot.orders import Asked, Refusal
 from bot.replies import Reply
 from bot.texts import Text, say
+from bot.views import SMALL_PICTURE
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".heic", ".avif", ".bmp")
 
@@ -31,17 +32,29 @@ def menu_command(desk: Desk) -> app_commands.ContextMenu:
         if picture is None:
             await Reply(interaction, desk.posts).answer(say(Text.MENU_NO_PICTURE))
             return
-        await interaction.response.send_modal(MenuForm(desk, picture.url))
+        await interaction.response.send_modal(MenuForm(desk, picture))
 
     return app_commands.ContextMenu(name=say(Text.MENU), callback=callback)
 
 
-def picture_in(message: discord.Message) -> discord.Attachment | None:
-    """The first picture that is attached to a message. What it really is, intake finds out."""
-    for attachment in message.attachments:
-        kind = attachment.content_type or ""
-        if kind.startswith("image/") or attachment.filename.lower().endswith(PICTURE_ENDINGS):
-            return attachment
+def picture_in(message: discord.Message) -> str | None:
+    """The address of a message's first picture: attached, forwarded, or shown from a link.
+
+    What it really is, intake finds out. The little picture of a status message is none: the job
+    has a button for that.
+    """
+    parts: list[discord.Message | discord.MessageSnapshot] = [message, *message.message_snapshots]
+    for part in parts:
+        for attachment in part.attachments:
+            kind = attachment.content_type or ""
+            name = attachment.filename.lower()
+            is_picture = kind.startswith("image/") or name.endswith(PICTURE_ENDINGS)
+            if is_picture and name != SMALL_PICTURE:
+                return attachment.url
+        for embed in part.embeds:
+            shown = embed.image.proxy_url or embed.thumbnail.proxy_url
+            if shown and not shown.partition("?")[0].endswith(SMALL_PICTURE):
+                return shown  # Discord's own copy: the bot asks no other server
     return None
 
 

@@ -17,7 +17,7 @@ from discord import app_commands
 
 from bot.config import Config
 from bot.texts import Text, say
-from generator.protocol import StepCacheKind, Variant, limits
+from generator.protocol import Shape, StepCacheKind, Variant, limits
 
 REFERENCES = 4
 END_FILE = "end.png"
@@ -33,10 +33,19 @@ SETTINGS = {
     "motion": "motion_bias",
     "consistency": "consistency_boost",
     "end_strength": "end_strength",
+    "shape": "shape",
     "resolution": "resolution",
     "fps": "fps",
 }
 """Options that set one field of the JobRequest, and the field."""
+
+
+SHAPES = {
+    Shape.PICTURE: Text.SHAPE_PICTURE,
+    Shape.SQUARE: Text.SHAPE_SQUARE,
+    Shape.PORTRAIT: Text.SHAPE_PORTRAIT,
+    Shape.LANDSCAPE: Text.SHAPE_LANDSCAPE,
+}
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +81,14 @@ def options(config: Config) -> list[Option]:
         Option(
             name="model",
             kind=str,
-            text=say(Text.ANIMATE_MODEL, default=config.generator.variant),
+            text=say(Text.ANIMATE_MODEL),
             choices={Variant.I2V: say(Text.MODEL_I2V), Variant.F1: say(Text.MODEL_F1)},
+        ),
+        Option(
+            name="shape",
+            kind=str,
+            text=say(Text.ANIMATE_SHAPE),
+            choices={shape: say(text) for shape, text in SHAPES.items()},
         ),
         _number(config, "motion", Text.ANIMATE_MOTION),
         _number(config, "consistency", Text.ANIMATE_CONSISTENCY),

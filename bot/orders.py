@@ -9,6 +9,7 @@ goes at the next start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import secrets
@@ -23,6 +24,7 @@ import msgspec
 from bot.config import Config
 from bot.intake import Intake, IntakeError, attachment_origins, download
 from bot.texts import Text, say
+from bot.views import SMALL_PICTURE
 from generator.protocol import JobRequest, RequestError, job_request
 from storage.jobs import DuplicateJob, Job, JobStore, NewJob, StorageError, new_job_id
 
@@ -117,10 +119,10 @@ class Orders:
         folder, taken = self._jobs_dir / new.id, False
         try:
             await self._check_share(wish)
-            notes = [
-                await self._fetch_picture(source, folder / name)
-                for name, source in wish.pictures.items()
-            ]
+            notes = []
+            for name, source in wish.pictures.items():
+                small = folder / SMALL_PICTURE if name == wish.request.image else None
+                notes.append(await self._fetch_picture(source, folder / name, small))
             note = next(filter(None, notes), "")
             job = await self._store.enqueue(msgspec.structs.replace(new, input_note=note))
             taken = True
@@ -171,14 +173,19 @@ class Orders:
         if count >= limit:
             raise Refusal(say(Text.TOO_MANY_WAITING, count=count, limit=limit))
 
-    async def _fetch_picture(self, source: str | Path, destination: Path) -> str:
+    async def _fetch_picture(
+        self, source: str | Path, destination: Path, small: Path | None
+    ) -> str:
         if isinstance(source, Path):  # it was made clean when it came
             await asyncio.to_thread(_copy, source, destination)
+            if small is not None:
+                with contextlib.suppress(IntakeError):  # an old job may have none
+                    await asyncio.to_thread(_copy, source.with_name(small.name), small)
             return ""
         max_bytes = int(self._config.limits.max_attachment_mib * MIB)
         async with self._fetching:
             raw = await download(source, self._session, self._origins, max_bytes)
-            return (await self._intake.accept(raw, destination)).note
+            return (await self._intake.accept(raw, destination, small)).note
 
 
 def _copy(source: Path, destination: Path) -> None:

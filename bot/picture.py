@@ -30,6 +30,8 @@ from bot.picture_messages import Answer, Clean, Order, PictureLimits, Refused, T
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "HEIF", "AVIF")
 """A fixed list: Pillow knows others that start programs (EPS) or that nobody posts."""
 ANIMATED_FORMATS = {"PNG", "WEBP", "GIF", "AVIF"}
+SMALL_SIDE = 256
+"""Discord shows it at 80 points, on phones three pixels each."""
 ANIMATION_NOTE = "first frame of an animation"
 BACKGROUND = (255, 255, 255)
 WATCHDOG_GRACE_S = 5.0
@@ -135,6 +137,8 @@ def _answer(order: Order, raw: bytes, limits: PictureLimits) -> Answer:
         )
     try:
         digest = _write(clean, Path(order.destination))
+        if order.small:
+            _write_small(clean, Path(order.small))
     except OSError as error:
         return Trouble(
             sentence=f"the picture could not be stored ({error.strerror or error}); "
@@ -265,6 +269,13 @@ def _write(image: Image.Image, path: Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hashlib.sha256(packed.getbuffer()).hexdigest()
+
+
+def _write_small(image: Image.Image, path: Path) -> None:
+    """Write a JPEG for the corner of a message. It can be made again, so it need not survive."""
+    small = image.convert("RGB")
+    small.thumbnail((SMALL_SIDE, SMALL_SIDE), Image.Resampling.LANCZOS)
+    small.save(path, format="JPEG", quality=85)
 
 
 def _limit_memory(memory_mib: int) -> str:

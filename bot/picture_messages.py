@@ -30,9 +30,13 @@ class PictureLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Make a clean PNG of the bytes that follow, in a new file at `destination`."""
+    """Make a clean PNG of the bytes that follow, in a new file at `destination`.
+
+    With `small` a small JPEG of it comes there too, for messages.
+    """
 
     destination: str
+    small: str = ""
     size_bytes: int
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from enum import StrEnum
@@ -62,24 +62,20 @@ class PostError(Exception):
         return self.trouble is Trouble.TRANSIENT
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """The picture that a message shows now; an edit that does not list it again drops it."""
-
-    path: Path
-    attachment: Any
+Kept = Mapping[Path, Any]
+"""The attachment of each file that a message has now; an edit that does not list it drops it."""
 
 
 class Posts(Protocol):
     """What publisher and delivery need of Discord. Everything raises PostError."""
 
-    async def post_card(self, channel_id: int, card: Card, nonce: str) -> int:
-        """Post a status message; returns its id. The same nonce within minutes posts once."""
+    async def post_card(self, channel_id: int, card: Card, nonce: str) -> tuple[int, Kept]:
+        """Post a status message; returns its id and files. The same nonce within minutes posts
+        once."""
         ...
 
-    async def edit_card(
-        self, channel_id: int, message_id: int, card: Card, kept: Kept | None
-    ) -> Kept | None:
-        """Make the message show this card; returns the picture that it shows now."""
+    async def edit_card(self, channel_id: int, message_id: int, card: Card, kept: Kept) -> Kept:
+        """Make the message show this card; returns the files that it has now."""
         ...
 
     async def post_text(
@@ -122,39 +118,33 @@ class DiscordPosts:
     def __init__(self, client: discord.Client) -> None:
         self._client = client
 
-    async def post_card(self, channel_id: int, card: Card, nonce: str) -> int:
-        """See Posts."""
+    async def post_card(self, channel_id: int, card: Card, nonce: str) -> tuple[int, Kept]:
+        """See Posts. A picture that can not be read is left out."""
         channel = self._client.get_partial_messageable(channel_id)
+        files = await _files(card, {})
+        card = _without_missing(card, files)
         fields: dict[str, Any] = {"embed": to_embed(card), "allowed_mentions": NOBODY}
+        if files:
+            fields["files"] = [*files.values()]
         if (view := to_view(card.actions, card.job_id)) is not None:
             fields["view"] = view
         async with _judged(REQUEST_TIMEOUT_S):
             message = await channel.send(nonce=nonce, **fields)
-        return message.id
+        return message.id, _kept(files, message)
 
-    async def edit_card(
-        self, channel_id: int, message_id: int, card: Card, kept: Kept | None
-    ) -> Kept | None:
+    async def edit_card(self, channel_id: int, message_id: int, card: Card, kept: Kept) -> Kept:
         """See Posts. A picture that can not be read is left out."""
-        attachments: list[Any] = []
-        if card.picture is not None and kept is not None and kept.path == card.picture:
-            attachments = [kept.attachment]
-        elif card.picture is not None:
-            file = await asyncio.to_thread(_picture, card.picture)
-            attachments = [file] if file else []
-        if not attachments:
-            card = msgspec.structs.replace(card, picture=None)
+        files = await _files(card, kept)
+        card = _without_missing(card, files)
         channel = self._client.get_partial_messageable(channel_id)
         async with _judged(REQUEST_TIMEOUT_S):
             message = await channel.get_partial_message(message_id).edit(
                 embed=to_embed(card),
                 view=to_view(card.actions, card.job_id),
-                attachments=attachments,
+                attachments=[*files.values()],
                 allowed_mentions=NOBODY,
             )
-        if card.picture is None or not message.attachments:
-            return None
-        return Kept(path=card.picture, attachment=message.attachments[0])
+        return _kept(files, message)
 
     async def post_text(
         self,
@@ -220,13 +210,36 @@ class DiscordPosts:
         return channel.id
 
 
+async def _files(card: Card, kept: Kept) -> dict[Path, Any]:
+    """What the card needs: as the message has it, else from the disk, where it is there."""
+    found = {}
+    for path in card.files:
+        file = kept.get(path) or await asyncio.to_thread(_picture, path)
+        if file is not None:
+            found[path] = file
+    return found
+
+
+def _without_missing(card: Card, files: Mapping[Path, Any]) -> Card:
+    return msgspec.structs.replace(
+        card,
+        picture=card.picture if card.picture in files else None,
+        small_picture=card.small_picture if card.small_picture in files else None,
+    )
+
+
+def _kept(files: Mapping[Path, Any], message: discord.Message) -> Kept:
+    attached = {attachment.filename: attachment for attachment in message.attachments}
+    return {path: attached[path.name] for path in files if path.name in attached}
+
+
 def _picture(path: Path) -> discord.File | None:
     try:
         if path.stat().st_size > PICTURE_LIMIT_BYTES:
             return None
         return discord.File(path, path.name)
     except OSError as error:
-        log.warning("preview %s can not be read: %s", path.name, error)
+        log.debug("picture %s can not be read: %s", path.name, error)
         return None
 
 

@@ -15,13 +15,14 @@ from discord import app_commands
 
 from bot.animate import preset_choices, with_preset
 from bot.config import Config
-from bot.desk import Desk
+from bot.desk import Desk, preferred_variant
 from bot.jobs import show_choices
 from bot.options import SETTINGS
 from bot.orders import Refusal
 from bot.replies import Reply
 from bot.texts import Text, say
 from bot.views import plain
+from generator.protocol import Variant
 from storage.community import Preset, Scope
 from storage.jobs import Job
 
@@ -32,10 +33,10 @@ KEPT = ({*SETTINGS.values()} | {"step_cache"}) - {"seed", "end_strength"}
 NAME = re.compile(r"[\w][\w -]{0,31}")
 
 
-def kept_settings(job: Job, config: Config) -> dict[str, Any]:
+def kept_settings(job: Job, config: Config, preferred: Variant) -> dict[str, Any]:
     """What makes this job's settings different from those that everybody gets."""
     usual: dict[str, Any] = msgspec.structs.asdict(config.defaults)
-    usual["variant"] = config.generator.variant
+    usual["variant"] = preferred
     given = {name: getattr(job.request, name) for name in sorted(KEPT)}
     return {name: value for name, value in given.items() if value != usual.get(name)}
 
@@ -102,7 +103,8 @@ class Presets:
                 raise Refusal(say(Text.PRESET_FULL, limit=MOST_PRESETS))
         except Refusal as refusal:
             return await reply.refuse(str(refusal))
-        settings = kept_settings(job, self._desk.config)
+        preferred = await preferred_variant(self._desk)
+        settings = kept_settings(job, self._desk.config, preferred)
         await self._desk.community.save_preset(
             Preset(scope=scope, owner_id=owner_id, name=name, settings=settings)
         )

@@ -16,7 +16,7 @@ from bot.animate import animate
 from bot.buttons import Action
 from bot.desk import Desk, stumbled
 from bot.forms import FORM_TIMEOUT_S, number, text_field
-from bot.jobs import cancel, may_cancel
+from bot.jobs import cancel, decide, may_cancel
 from bot.orders import Asked
 from bot.posts import PostError
 from bot.replies import Reply
@@ -29,11 +29,14 @@ async def pressed(
     desk: Desk, interaction: discord.Interaction[Any], action: Action, job_id: str
 ) -> None:
     """Do what a button says, or tell the presser why not."""
-    if action is Action.CANCEL:
-        return await cancel(desk, interaction, job_id)
     reply, job = Reply(interaction, desk.posts), await desk.store.get(job_id)
     if job is None:
-        await reply.answer(say(Text.CANCEL_UNKNOWN, job_id=job_id))
+        days = desk.config.storage.keep_days
+        await reply.answer(say(Text.JOB_FORGOTTEN, job_id=job_id, days=days))
+    elif action is Action.CANCEL:
+        await cancel(desk, interaction, job_id)
+    elif action in (Action.FINISH, Action.STOP):
+        await decide(desk, interaction, job, send=action is Action.FINISH)
     elif action is Action.DELETE:
         await _delete(desk, interaction, job)
     elif interaction.user.id != job.user_id:

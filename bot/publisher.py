@@ -59,7 +59,7 @@ class _Message:
         self.shown: News | None = None
         self.card: Card | None = None
         self.message_id = news.job.status_message_id
-        self.kept: Kept | None = None
+        self.kept: Kept = {}
         self.show_prompt = True
         self.may_exist = False
         self.stopped = False
@@ -123,6 +123,9 @@ class Publisher:
             return
         news = News(job=job, progress=progress, place=place)
         message = self._message(news)
+        if place is not None:
+            steady = place.steadied(message.wanted.place, self._clock())
+            news = msgspec.structs.replace(news, place=steady)
         message.wanted = news
         message.changed.set()
 
@@ -151,12 +154,14 @@ class Publisher:
         A failure is news that its owner has not seen: if the message was deleted it gets a new one.
         """
         message = self._messages.get(job.id)
-        if message is None or not message.stopped:
+        stopped = job.status_deleted if message is None else message.stopped
+        if not stopped:
             return False
         if not is_last(job):
             return True
-        del self._messages[job.id]
-        return not (message.deleted and job.state is JobState.FAILED)
+        deleted = job.status_deleted if message is None else message.deleted
+        self._messages.pop(job.id, None)
+        return not (deleted and job.state is JobState.FAILED)
 
     def _message(self, news: News) -> _Message:
         message = self._messages.get(news.job.id)
@@ -214,7 +219,7 @@ class Publisher:
             message.may_exist = True
             card = msgspec.structs.replace(card, picture=None)
             nonce = f"{job.id}-status"
-            posted = await self._posts.post_card(job.channel_id, card, nonce)
+            posted, message.kept = await self._posts.post_card(job.channel_id, card, nonce)
             await self._save_id(message, posted)
         else:
             message.kept = await self._posts.edit_card(

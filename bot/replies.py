@@ -17,7 +17,8 @@ import aiohttp
 import discord
 
 from bot.posts import NOBODY, PostError, Posts
-from bot.texts import PERMISSIONS, Text, say
+from bot.texts import Text, say
+from bot.words import PERMISSIONS
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,15 @@ class Reply:
         self._posts = posts
         self._answered = answered
 
-    async def answer(self, text: str, embed: discord.Embed | None = None) -> bool:
+    async def answer(
+        self,
+        text: str,
+        embed: discord.Embed | None = None,
+        view: discord.ui.View | None = None,
+    ) -> bool:
         """Answer for the asker's eyes only; False when that did not arrive in time."""
-        fields: dict[str, Any] = {} if embed is None else {"embed": embed}
+        shown = {"embed": embed, "view": view}
+        fields: dict[str, Any] = {name: part for name, part in shown.items() if part is not None}
         try:
             async with asyncio.timeout(FIRST_ANSWER_WITHIN_S):
                 await self._interaction.response.send_message(
@@ -52,6 +59,19 @@ class Reply:
             if getattr(error, "code", None) != ALREADY_ANSWERED:
                 log.info("interaction %d not answered: %r", self._interaction.id, error)
                 return False
+        self._answered = True
+        return True
+
+    async def replace(self, text: str) -> bool:
+        """Let these words take the place of the message whose button was pressed."""
+        try:
+            async with asyncio.timeout(FIRST_ANSWER_WITHIN_S):
+                await self._interaction.response.edit_message(
+                    content=text, view=None, allowed_mentions=NOBODY
+                )
+        except _LOST as error:
+            log.info("interaction %d not answered: %r", self._interaction.id, error)
+            return False
         self._answered = True
         return True
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from bot.texts import STATES
 from bot.views import clock, shorten
+from bot.words import STATES
 from storage.jobs import Delivery, Job, JobState
 
 HEAD = ("JOB", "STATE", "ASKED", "TOOK", "TRIES", "USER", "PROMPT")

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 from enum import StrEnum, unique
 
-from generator.protocol import ErrorKind, Stage
-from storage.jobs import JobState
-
 
 @unique
 class Text(StrEnum):
@@ -29,7 +26,12 @@ class Text(StrEnum):
     ANIMATE_QUALITY = "A draft is quick, the final video takes its time"
     QUALITY_DRAFT = "draft: quicker, fine detail may suffer"
     QUALITY_FINAL = "final: every step is computed"
-    ANIMATE_MODEL = "Which model draws it (otherwise {default})"
+    ANIMATE_MODEL = "Which model draws it (otherwise the one that is preferred here)"
+    ANIMATE_SHAPE = "The video's shape; the picture is cut to it (otherwise as the picture)"
+    SHAPE_PICTURE = "as the picture"
+    SHAPE_SQUARE = "square, 1:1"
+    SHAPE_PORTRAIT = "portrait, 9:16"
+    SHAPE_LANDSCAPE = "landscape, 16:9"
     MODEL_I2V = "i2v: calm, keeps to the picture"
     MODEL_F1 = "f1: livelier, drifts more in long videos"
     ANIMATE_MOTION = "How much moves, {low:g} to {high:g}: more is livelier (otherwise as trained)"
@@ -111,6 +113,7 @@ class Text(StrEnum):
     CANCEL_JOB = "Which job"
     CANCEL_CHOICE = "{job_id} · {state} · {prompt}"
     CANCELLED_QUEUED = "Cancelled `{job_id}`. It had not started yet."
+    CANCELLED_BETWEEN = "Cancelled `{job_id}`, which waited for its next turn."
     CANCELLED_RUNNING = "Stopping `{job_id}`; this takes one step."
     CANCEL_NOTHING = "You have no job that could be cancelled."
     CANCEL_UNKNOWN = "I know no job `{job_id}`."
@@ -118,13 +121,24 @@ class Text(StrEnum):
     CANCEL_OVER = "Job `{job_id}` is already over ({state})."
 
     CANCEL_ALL = "All {count} of them"
+    FINISH_END = (
+        "{made} of {sections} sections of `{job_id}` are finished. They are the **end** of the "
+        "video: this model makes the end first, so what is done does not begin at your picture. "
+        "Shall I send it?"
+    )
+    FINISH_BEGINNING = (
+        "{made} of {sections} sections of `{job_id}` are finished. They are the **beginning** of "
+        "the video. Shall I send it?"
+    )
+    FINISHING_RUNNING = "Stopping `{job_id}`. What is done becomes a video; it comes in a moment."
+    FINISHING_QUEUED = "What is done of `{job_id}` becomes a video as soon as it has its next turn."
 
     # /jobs, /show
     JOBS = "Your newest jobs, with links"
     JOBS_NONE = "You have no jobs yet. `/animate` makes one of a picture and a sentence."
     JOBS_TITLE = "Your jobs"
     JOBS_LINE = "`{job_id}` · {state} · “{prompt}”{link}"
-    JOBS_LINK = " · [look]({url})"
+    LINK = " · [look]({url})"
     SHOW = "Show a finished video again, for your eyes only"
     SHOW_LOOKING = "I am fetching the video."
     SHOW_NOT_YET = "Job `{job_id}` has no video ({state})."
@@ -179,9 +193,10 @@ class Text(StrEnum):
     ADMIN_LIMITS_SET = "Change limits; a channel, role or word that is listed already is taken away"
     ADMIN_LIMITS_RESET = "Forget this server's limits; the configuration's count again"
     ADMIN_GENERATOR_TEXT = "The process that makes the videos"
-    ADMIN_STATUS_TEXT = "Device, model, speed, uptime"
+    ADMIN_STATUS_TEXT = "Device, memory, model, speed, uptime, and where the weights lie"
     ADMIN_RESTART_TEXT = "End and start it; a running job goes on from its last step"
-    ADMIN_UNLOAD_TEXT = "End it until the next job, to free the memory"
+    ADMIN_UNLOAD_TEXT = "Give its memory back; the next job loads the model again"
+    ADMIN_VARIANT_TEXT = "Which model is loaded and preferred; name one to prefer it from now on"
     ADMIN_STATS_TEXT = "This server's jobs in figures"
     ADMIN_AUDIT_TEXT = "What admins did lately"
     ADMIN_NOT_YOU = (
@@ -204,11 +219,23 @@ class Text(StrEnum):
     ADMIN_BANNED = " · **banned** ({reason})"
     ADMIN_USUAL = "as for all"
     ADMIN_NO_LIMIT = "no limit"
-    ADMIN_UNLOADED = "The generator is not loaded; the next job starts it."
+    ADMIN_NOT_STARTED = "The generator does not run; the next job starts it."
+    ADMIN_UNLOADED = "The generator gives its memory back; the next job loads the model again."
     ADMIN_SPEED = "{speed:.1f} s of work for a second of video"
     ADMIN_NO_SPEED = "no video has been made yet"
-    ADMIN_GENERATOR = "Model {model} on {device}, {dtype}, {placement}. Up for {uptime}; {speed}."
-    ADMIN_BUSY = "A job is running. Pause the queue and wait for it, or restart the generator."
+    ADMIN_GENERATOR = (
+        "Model {model} on {device}, {dtype}. Up for {uptime}; {speed}.\n"
+        "Where the weights lie: {placement}\nMemory: {memory}\n{variant}"
+    )
+    ADMIN_MEMORY = "{vram}{ram_used} of RAM used, {ram_free} free ({limit})"
+    ADMIN_VRAM = "{used} of VRAM used, {free} of {total} free; "
+    ADMIN_NO_MEMORY = "the generator does not say"
+    ADMIN_VARIANT = "Loaded: {loaded}. Preferred: {preferred}."
+    ADMIN_NO_VARIANT = "none"
+    ADMIN_UNLOADS_LATER = (
+        "The generator gives its memory back when the running job's turn is over. "
+        "Pause the queue, or the next job loads the model again."
+    )
     ADMIN_STARTING = "The generator is just starting. Try again when it is ready."
     ADMIN_RESTARTED = "The generator has been restarted."
     ADMIN_STATS = (
@@ -226,7 +253,9 @@ class Text(StrEnum):
         "what happened. I keep your presets, and no other messages. Nothing leaves the computer "
         "that I run on, but for the messages that you see here.\n"
         "`/privacy delete_everything:True` deletes all of it. Videos that I have posted stay in "
-        "their channels; delete those with the button under each job, or by hand."
+        "their channels: delete those first, with the button under each job, or by hand. Bans, "
+        "limits and what admins did are the server's and stay; how many videos you had stays "
+        "counted until a day has passed."
     )
     PRIVACY_WORKING = "I am deleting what I keep of you."
     PRIVACY_DELETED = "Deleted: {count} jobs with their pictures and videos, and your presets."
@@ -249,8 +278,9 @@ class Text(StrEnum):
     QUEUE_RUNNING = "▶ <@{user}> · {seconds:g} s of video · {percent} %{left}"
     QUEUE_WAITING = "{position}. <@{user}> · {seconds:g} s of video{wait}"
     QUEUE_MORE = "… and {count} more"
-    QUEUE_LEFT = " · about {time} left"
-    QUEUE_WAIT = " · starts in about {time}"
+    QUEUE_LEFT = " · done {time}"
+    QUEUE_WAIT = " · starts {time}"
+    QUEUE_PAUSED = "Paused: nothing starts until an admin resumes the queue."
 
     # the status message
     CARD_QUEUED = "Waiting in the queue"
@@ -258,6 +288,8 @@ class Text(StrEnum):
     CARD_MADE = "{percent} % is made; others have a turn now"
     CARD_RUNNING = "Making the video"
     CARD_STOPPING = "Stopping"
+    CARD_FINISHING = "Sending what is done"
+    CARD_FINISH_LATER = "{made} of {sections} sections become the video at the next turn"
     CARD_UPLOADING = "Finished; the video is on its way"
     CARD_DELIVERED = "Finished"
     CARD_UNDELIVERABLE = "Finished, but the video could not be posted"
@@ -266,14 +298,23 @@ class Text(StrEnum):
     CARD_ASKED = "For <@{user}> · {seconds:g} s · {steps} steps · seed {seed}"
     CARD_POSITION = "Position {position} in the queue"
     CARD_NEXT = "Next in the queue"
-    CARD_WAIT = "starts in about {time}"
+    CARD_WAIT = "starts {time}"
+    CARD_PAUSED = "the queue is paused"
     CARD_SECTION = "section {section} of {sections}"
     CARD_STEP = "step {step} of {steps}"
     CARD_BAR = "{bar} {percent} %"
-    CARD_ELAPSED = "elapsed {time}"
-    CARD_REMAINING = "about {time} left"
+    CARD_PACE = "{seconds:.1f} s a step"
+    CARD_STARTED = "started {time}"
+    CARD_REMAINING = "done {time}"
     CARD_AGAIN = "The generator broke down; this is attempt {attempt}"
     CARD_TOOK = "Took {time}"
+    PART_END = (
+        "Only its end: the last {made} of {sections} sections, {seconds:.1f} of {total:g} s. "
+        "It does not begin at the picture."
+    )
+    PART_BEGINNING = (
+        "Only its beginning: the first {made} of {sections} sections, {seconds:.1f} of {total:g} s."
+    )
     CARD_NOTE = "Note: {note}"
     CARD_FOOTER = "job {job_id}"
     CANCEL_BUTTON = "Cancel"
@@ -281,8 +322,14 @@ class Text(StrEnum):
     EDIT_BUTTON = "Edit"
     FINAL_BUTTON = "Final quality"
     DELETE_BUTTON = "Delete"
+    FINISH_BUTTON = "Send what is done"
+    STOP_BUTTON = "Cancel without a video"
 
     # the buttons' answers
+    JOB_FORGOTTEN = (
+        "I have forgotten job `{job_id}` with its pictures and its video: its owner asked for "
+        "that, or it ended more than {days:g} days ago. `/animate` makes a new one."
+    )
     NOT_YOUR_BUTTON = "Only {owner} can use this button. `/animate` makes a video of your own."
     DELETE_LATER = "Job `{job_id}` is not over yet; cancel it first, or wait for its video."
     DELETED = "Deleted `{job_id}`: its messages here, its pictures and its video."
@@ -329,48 +376,6 @@ class Text(StrEnum):
         "something went wrong on my side; whoever runs me finds the reason in the log beside the "
         "job's number"
     )
-
-
-QUICK_PROMPTS = (
-    "The person smiles and looks into the camera",
-    "Hair and clothes move gently in the wind",
-    "The camera moves slowly closer while clouds drift by",
-)
-"""Prompts that are offered to those who have none of their own yet."""
-
-STAGES: dict[Stage, str] = {
-    Stage.LOADING: "Loading the model",
-    Stage.TEXT: "Reading the prompt",
-    Stage.IMAGE: "Looking at the picture",
-    Stage.SAMPLING: "Making it move",
-    Stage.DECODING: "Drawing the frames",
-    Stage.ENCODING: "Writing the MP4",
-}
-
-STATES: dict[JobState, str] = {
-    JobState.QUEUED: "waiting",
-    JobState.RUNNING: "running",
-    JobState.FINISHED: "finished",
-    JobState.FAILED: "failed",
-    JobState.CANCELLED: "cancelled",
-}
-
-FAILURES: dict[ErrorKind, str] = {
-    ErrorKind.INPUT: "Something about what you asked for does not work",
-    ErrorKind.MEMORY: "There was not enough memory",
-    ErrorKind.MODEL: "There is a problem with the model on my side",
-    ErrorKind.DISK: "There is a problem with the disk on my side",
-    ErrorKind.INTERNAL: "Something went wrong on my side",
-}
-
-PERMISSIONS: dict[str, str] = {
-    "view_channel": "View Channel",
-    "send_messages": "Send Messages",
-    "send_messages_in_threads": "Send Messages in Threads",
-    "attach_files": "Attach Files",
-    "embed_links": "Embed Links",
-    "read_message_history": "Read Message History",
-}
 
 
 def say(text: Text, **values: object) -> str:

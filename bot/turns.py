@@ -170,4 +170,6 @@ def starting_order(
 
 def remaining_s(job: Job, speed: float) -> float:
     """GPU time that a job still needs, at this many seconds of work per second of video."""
+    if job.finish_requested:  # only its frames are to be drawn, which nobody has measured alone
+        return 0.0
     return job.request.seconds * speed * (1 - job.furthest)

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import discord
 import msgspec
 
 from bot.buttons import Action
-from bot.texts import FAILURES, STAGES, STATES, Text, say
-from generator.protocol import ErrorKind, Progress, StepCacheKind
+from bot.texts import Text, say
+from bot.words import FAILURES, STAGES, STATES
+from generator.protocol import ErrorKind, Progress, StepCacheKind, Variant
 from storage.jobs import Delivery, Job, JobState
 
 BAR_CELLS = 20
 PROMPT_SHOWN = 600
 QUEUE_SHOWN = 15
 CHOICE_LENGTH = 100
+SMALL_PICTURE = "input-small.jpg"
+"""The file in a job's folder that shows the asker's picture in the corner of the card."""
+STEADY_S, STEADY_SHARE = 45.0, 0.1
+"""An estimate that moves by less than this, or by less than this part of the wait, is the same."""
 
 _MARKDOWN = re.compile(r"[\\*_~`|<>\[\]#@]")
 _PATH = re.compile(
@@ -31,10 +36,23 @@ _PATH = re.compile(
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a waiting job stands: position from 1; seconds until it starts, None if unknown."""
+    """Where a waiting job stands: position from 1; when it probably starts, None if unknown."""
 
     position: int
-    wait_s: float | None = None
+    starts_at: datetime | None = None
+    paused: bool = False
+
+    def steadied(self, before: Place | None, now: datetime) -> Place:
+        """This place, with the estimate of the one before where the two say much the same.
+
+        A message is not edited for seconds, and not for minutes of a wait of hours.
+        """
+        if before is None or before.starts_at is None or self.starts_at is None:
+            return self
+        wait_s = (self.starts_at - now).total_seconds()
+        moved_s = abs((self.starts_at - before.starts_at).total_seconds())
+        same = moved_s <= max(STEADY_S, STEADY_SHARE * wait_s) and before.starts_at > now
+        return msgspec.structs.replace(self, starts_at=before.starts_at) if same else self
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +64,13 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     colour: int
     job_id: str
     picture: Path | None = None
+    small_picture: Path | None = None
     actions: tuple[Action, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What must be attached, each under its own name."""
+        return tuple(file for file in (self.small_picture, self.picture) if file is not None)
 
 
 def status_card(
@@ -58,7 +82,10 @@ def status_card(
     folder: Path | None = None,
     show_prompt: bool = True,
 ) -> Card:
-    """The job as it stands now. `folder` is where `progress.preview` lies."""
+    """The job as it stands now. `folder` is where `progress.preview` and its picture lie.
+
+    Of a job whose video is a spoiler no picture is shown.
+    """
     title, colour = _headline(job)
     request = job.request
     lines = [f"“{plain(shorten(request.prompt, PROMPT_SHOWN))}”"] if show_prompt else []
@@ -82,17 +109,20 @@ def status_card(
         footer=say(Text.CARD_FOOTER, job_id=job.id),
         colour=colour,
         picture=folder / Path(preview).name if preview and folder else None,
+        small_picture=folder / SMALL_PICTURE if folder and not job.spoiler else None,
         job_id=job.id,
         actions=_actions(job),
     )
 
 
 def to_embed(card: Card) -> discord.Embed:
-    """The card as Discord takes it. Its picture must be attached under its own name."""
+    """The card as Discord takes it. Its files must be attached under their own names."""
     embed = discord.Embed(title=card.title, description=card.text, colour=card.colour)
     embed.set_footer(text=card.footer)
     if card.picture is not None:
         embed.set_image(url=f"attachment://{card.picture.name}")
+    if card.small_picture is not None:
+        embed.set_thumbnail(url=f"attachment://{card.small_picture.name}")
     return embed
 
 
@@ -110,6 +140,25 @@ def small_print(job: Job) -> str:
     )
 
 
+def part_sentence(job: Job) -> str:
+    """What part of the video a finished job has; "" of the whole."""
+    if job.share_made >= 1:
+        return ""
+    grows_backward = job.request.variant is Variant.I2V
+    return say(
+        Text.PART_END if grows_backward else Text.PART_BEGINNING,
+        made=job.sections_made,
+        sections=job.sections,
+        seconds=job.request.seconds * job.share_made,
+        total=job.request.seconds,
+    )
+
+
+def moment(at: datetime) -> str:
+    """A point in time that Discord counts down to, in the reader's own words."""
+    return f"<t:{round(at.timestamp())}:R>"
+
+
 def is_draft(job: Job) -> bool:
     """Whether steps were skipped for speed."""
     return job.request.step_cache is not StepCacheKind.NONE
@@ -123,11 +172,14 @@ def message_link(guild_id: int | None, channel_id: int, message_id: int) -> str:
 def queue_embed(
     running: Sequence[tuple[Job, Progress | None]],
     waiting: Sequence[tuple[Job, Place]],
+    now: datetime,
 ) -> discord.Embed:
     """Everybody's jobs, without prompts."""
-    lines = [_running_line(job, progress) for job, progress in running]
+    lines = [_running_line(job, progress, now) for job, progress in running]
+    if waiting and waiting[0][1].paused:
+        lines.append(say(Text.QUEUE_PAUSED))
     for job, place in waiting[:QUEUE_SHOWN]:
-        wait = say(Text.QUEUE_WAIT, time=about(place.wait_s)) if place.wait_s is not None else ""
+        wait = say(Text.QUEUE_WAIT, time=moment(place.starts_at)) if place.starts_at else ""
         lines.append(
             say(
                 Text.QUEUE_WAITING,
@@ -177,24 +229,16 @@ def clock(seconds: float) -> str:
     return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
 
 
-def about(seconds: float) -> str:
-    """A duration that is only an estimate, so that it does not change with every step."""
-    if seconds < 60:
-        return "1 min"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def _headline(job: Job) -> tuple[str, int]:
     blurple, green, red, grey = 0x5865F2, 0x2E9E5B, 0xD83C3E, 0x80848E
     match job.state:
         case JobState.QUEUED:
             return say(Text.CARD_NEXT_TURN if job.turns else Text.CARD_QUEUED), grey
+        case JobState.RUNNING if job.cancel_requested:
+            return say(Text.CARD_STOPPING), blurple
         case JobState.RUNNING:
-            stopping = job.cancel_requested
-            return say(Text.CARD_STOPPING if stopping else Text.CARD_RUNNING), blurple
+            early = job.finish_requested
+            return say(Text.CARD_FINISHING if early else Text.CARD_RUNNING), blurple
         case JobState.FAILED:
             return say(Text.CARD_FAILED), red
         case JobState.CANCELLED:
@@ -212,6 +256,8 @@ def _state_lines(
         case JobState.QUEUED:
             again = [say(Text.CARD_AGAIN, attempt=job.attempts + 1)] if job.attempts else []
             made = [say(Text.CARD_MADE, percent=int(100 * job.furthest))] if job.turns else []
+            if job.finish_requested:
+                made = [say(Text.CARD_FINISH_LATER, **_sections(job))]
             return again + made + (_place_lines(place) if place else [])
         case JobState.RUNNING:
             return _progress_lines(job, now, progress)
@@ -222,8 +268,16 @@ def _state_lines(
             return [job.error or ""]
         case JobState.FINISHED if job.started_at and job.ended_at:
             took_s = (job.ended_at - job.started_at).total_seconds()
-            return [say(Text.CARD_TOOK, time=clock(took_s))]
+            took = say(Text.CARD_TOOK, time=clock(took_s))
+            if job.result_message_id is not None and job.delivery is Delivery.DELIVERED:
+                url = message_link(job.guild_id, job.channel_id, job.result_message_id)
+                took += say(Text.LINK, url=url)
+            return [line for line in (part_sentence(job), took) if line]
     return []
+
+
+def _sections(job: Job) -> dict[str, int]:
+    return {"made": job.sections_made, "sections": job.sections}
 
 
 def _place_lines(place: Place) -> list[str]:
@@ -232,16 +286,19 @@ def _place_lines(place: Place) -> list[str]:
         if place.position == 1
         else say(Text.CARD_POSITION, position=place.position)
     ]
-    if place.wait_s is not None:
-        parts.append(say(Text.CARD_WAIT, time=about(place.wait_s)))
+    if place.paused:
+        parts.append(say(Text.CARD_PAUSED))
+    if place.starts_at is not None:
+        parts.append(say(Text.CARD_WAIT, time=moment(place.starts_at)))
     return [" · ".join(parts)]
 
 
 def _progress_lines(job: Job, now: datetime, progress: Progress | None) -> list[str]:
     times = []
+    if progress is not None and progress.step_s is not None:
+        times.append(say(Text.CARD_PACE, seconds=progress.step_s))
     if job.started_at is not None:
-        elapsed_s = (now - job.started_at).total_seconds()
-        times.append(say(Text.CARD_ELAPSED, time=clock(elapsed_s)))
+        times.append(say(Text.CARD_STARTED, time=moment(job.started_at)))
     if progress is None:
         return [" · ".join(times)]
     parts = [STAGES[progress.stage]]
@@ -250,21 +307,24 @@ def _progress_lines(job: Job, now: datetime, progress: Progress | None) -> list[
     if progress.step:
         parts.append(say(Text.CARD_STEP, step=progress.step, steps=progress.steps))
     if progress.remaining_s is not None:
-        times.append(say(Text.CARD_REMAINING, time=clock(progress.remaining_s)))
+        done_at = now + timedelta(seconds=progress.remaining_s)
+        times.append(say(Text.CARD_REMAINING, time=moment(done_at)))
     percent = _percent(progress)
     filled = percent * BAR_CELLS // 100
     bar = "█" * filled + "░" * (BAR_CELLS - filled)
     return [" · ".join(parts), say(Text.CARD_BAR, bar=bar, percent=percent), " · ".join(times)]
 
 
-def _running_line(job: Job, progress: Progress | None) -> str:
+def _running_line(job: Job, progress: Progress | None, now: datetime) -> str:
     left_s = progress.remaining_s if progress else None
     return say(
         Text.QUEUE_RUNNING,
         user=job.user_id,
         seconds=job.request.seconds,
         percent=_percent(progress) if progress else 0,
-        left="" if left_s is None else say(Text.QUEUE_LEFT, time=about(left_s)),
+        left=""
+        if left_s is None
+        else say(Text.QUEUE_LEFT, time=moment(now + timedelta(seconds=left_s))),
     )
 
 

@@ -16,12 +16,15 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from generator.errors import InputError
+from generator.protocol import Shape
 
 Size = tuple[int, int]  # (height, width) in pixels
 
 _HALF_BUCKETS = ((416, 960), (448, 864), (480, 832), (512, 768), (544, 704), (576, 672), (608, 640))
 BUCKETS_640: tuple[Size, ...] = _HALF_BUCKETS + tuple((w, h) for h, w in reversed(_HALF_BUCKETS))
 BUCKET_RESOLUTION = 640
+SIDES = {Shape.PORTRAIT: (16, 9), Shape.LANDSCAPE: (9, 16)}
+"""Height and width of the shapes that are not the picture's own."""
 PROMPT_TOKENS = 256
 HIDDEN_STATE = -3  # HunyuanVideo takes Llama's features two layers before the last
 CLIP_TOKENS = 77
@@ -31,18 +34,23 @@ MAX_CUT_AWAY = 16  # times what is kept
 def bucket_size(height: int, width: int, resolution: int) -> Size:
     """The (height, width) at `resolution` whose shape is nearest; both are multiples of 16."""
 
-    def scale(side: int) -> int:
-        return max(16, round(side * resolution / BUCKET_RESOLUTION / 16) * 16)
-
-    scaled = [(scale(h), scale(w)) for h, w in BUCKETS_640]
+    scale = resolution / BUCKET_RESOLUTION
+    scaled = [(_multiple_of_16(h * scale), _multiple_of_16(w * scale)) for h, w in BUCKETS_640]
     # On a tie the later entry wins, as in the reference.
     return min(reversed(scaled), key=lambda hw: abs(height * hw[1] - width * hw[0]))
 
 
-def bucket_of(picture: Path, resolution: int) -> Size:
-    """The bucket of a picture on disk. InputError when it can not be read."""
+def video_size(picture: Path, shape: Shape, resolution: int) -> Size:
+    """The size of the video of this picture on disk. InputError when it can not be read."""
     width, height = open_picture(picture).size
+    if shape is Shape.SQUARE:  # the buckets have none
+        return _multiple_of_16(resolution), _multiple_of_16(resolution)
+    height, width = SIDES.get(shape, (height, width))
     return bucket_size(height, width, resolution)
+
+
+def _multiple_of_16(side: float) -> int:
+    return max(16, round(side / 16) * 16)
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -46,6 +46,19 @@ def measure(device: torch.device) -> Machine:
     return Machine(ram_free=free, ram_limit=limit, vram_free=vram_free, vram_total=vram_total)
 
 
+def vram_held(device: torch.device) -> int:
+    """Bytes of the GPU that this process keeps for its tensors; 0 without one."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+
+
+def own_ram(root: Path = Path("/")) -> int:
+    """Bytes of RAM that this process takes now, mapped files included; 0 where nobody says."""
+    if sys.platform == "win32":
+        return _windows_own()
+    fields = _read(root / "proc/self/statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
 def free_ram(root: Path = Path("/")) -> tuple[int, str]:
     """Bytes of RAM that a process can still take, and what sets that bound."""
     if sys.platform == "win32":
@@ -120,6 +133,26 @@ def _windows_free() -> tuple[int, str]:
     physical = (int(status.ullAvailPhys), "what the machine has left")
     limit = f"Windows' commit limit of {status.ullTotalPageFile / GIB:.1f} GiB"
     return min(physical, (int(status.ullAvailPageFile), limit))
+
+
+class _MemoryCounters(ctypes.Structure):
+    _fields_ = (
+        ("cb", ctypes.c_uint32),
+        ("PageFaultCount", ctypes.c_uint32),
+        ("PeakWorkingSetSize", ctypes.c_size_t),
+        ("WorkingSetSize", ctypes.c_size_t),
+        ("rest", ctypes.c_size_t * 6),
+    )
+
+
+def _windows_own() -> int:
+    counters = _MemoryCounters()
+    counters.cb = ctypes.sizeof(counters)
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined,unused-ignore]
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    own = ctypes.c_void_p(kernel.GetCurrentProcess())
+    known = kernel.K32GetProcessMemoryInfo(own, ctypes.byref(counters), counters.cb)
+    return int(counters.WorkingSetSize) if known else 0
 
 
 def give_back_freed_memory() -> None:

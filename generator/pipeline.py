@@ -23,11 +23,11 @@ from torch import Tensor
 from generator import encoders, video
 from generator.conditions import ConditionEncoder, Conditions, pictures_of
 from generator.denoiser import Denoiser
-from generator.errors import DiskError, GeneratorError, ModelError
+from generator.errors import DiskError, GeneratorError, InputError, ModelError
 from generator.placement import Placement
 from generator.preview import Previews
 from generator.progress import Tracker
-from generator.protocol import Finished, JobRequest, Progress, Stage
+from generator.protocol import Finished, JobRequest, Progress, Stage, Variant
 from generator.record import describe_result, write_record
 from generator.resume import SavedWork, work_digest
 from generator.sampler import UniPC, flow_shift, make_sigmas
@@ -48,10 +48,15 @@ class _Run:
     size: encoders.Size
     saved: SavedWork
     track: Tracker
+    planned: int
+    """Sections of the whole video."""
+    sections: int
+    """Those that are made: fewer when only the finished ones are wanted."""
 
     @property
-    def sections(self) -> int:
-        return section_count(self.request.seconds, self.request.latent_window_size)
+    def from_start(self) -> bool:
+        """Whether the video begins at the picture. I2V samples that part last."""
+        return self.sections == self.planned or self.request.variant is Variant.F1
 
 
 def generate(
@@ -61,23 +66,29 @@ def generate(
     workshop: Workshop,
     *,
     latents_out: Path | None = None,
+    only_finished: bool = False,
 ) -> Generator[Progress | Finished, None, None]:
     """Make `framepack-<job_id>.mp4` in `folder`; yields after every step, and Finished at last.
 
     Stop by closing the iterator: the steps made so far stay in `folder` (see `resume`), and the
     same call goes on from there to the same bytes. `latents_out` receives all latents in time
-    order, float32 (1, C, 1 + n·w, H/8, W/8), under `latents`. Raises GeneratorError.
+    order, float32 (1, C, 1 + n·w, H/8, W/8), under `latents`. With `only_finished` the video is of
+    the sections that `folder` holds, and says so in its record. Raises GeneratorError.
     """
     video.find_ffmpeg()  # not only after an hour of sampling
     request = _completed(request, workshop.placement)
     pictures = {name: folder / name for name in pictures_of(request)}
     record = describe_result(request, pictures, workshop.placement)
-    run = _start(job_id, request, folder, workshop, record)
+    run = _start(job_id, request, folder, workshop, record, only_finished)
+    if run.sections < run.planned:
+        part = "beginning" if run.from_start else "end"
+        record["made"] = {"sections": run.sections, "of": run.planned, "part": part}
     path = folder / f"framepack-{job_id}.mp4"
 
     encoder = ConditionEncoder(run.placement, workshop.cache)
     conditions = yield from encoder.encode(request, folder, run.size, run.track)
-    history = yield from _sample(run, conditions)
+    sample = _finished_sections if only_finished else _sample
+    history = yield from sample(run, conditions)
     if latents_out is not None:
         _save_latents(history, run.saved.computed_steps, latents_out)
     writer = video.Mp4Writer(path, run.size, request.fps, request.crf, record)
@@ -101,15 +112,35 @@ def generate(
         size_bytes=path.stat().st_size,
         elapsed_s=run.track.elapsed_s,
         stage_s=run.track.stage_s,
+        sections_made=run.sections,
+        sections=run.planned,
     )
+
+
+def _history(run: _Run, conditions: Conditions) -> History:
+    request, start = run.request, conditions.start
+    references, end = conditions.references, conditions.end
+    window = request.latent_window_size
+    return History(request.variant, window, start, references=references, end=end)
+
+
+def _finished_sections(run: _Run, conditions: Conditions) -> Generator[Progress, None, History]:
+    """The sections that are there; no transformer is loaded for them."""
+    history = _history(run, conditions)
+    run.track.go_on(run.sections * run.request.steps)
+    yield run.track.enter(Stage.SAMPLING)
+    for number in range(1, run.sections + 1):
+        latents = run.saved.section(number)
+        assert latents is not None
+        history.push(latents)
+    return history
 
 
 def _sample(run: _Run, conditions: Conditions) -> Generator[Progress, None, History]:
     """The section loop: noise becomes latents, one section after another."""
     request, placement, saved, track = run.request, run.placement, run.saved, run.track
     start, window = conditions.start, request.latent_window_size
-    references, end = conditions.references, conditions.end
-    history = History(request.variant, window, start, references=references, end=end)
+    history = _history(run, conditions)
     draw = torch.Generator("cpu").manual_seed(request.seed)
     previews = Previews(run.folder, video.preview_map(placement.model.read_json("preview.json")))
     mag_ratios = placement.model.read_json("mag_ratios.json")
@@ -162,7 +193,7 @@ def _section(
 def _decode(run: _Run, history: History, writer: video.Mp4Writer) -> Iterator[Progress]:
     """Chunk after chunk becomes pixels, fades into its successor and goes to the encoder."""
     request, sections = run.request, run.sections
-    count = frame_count(sections, request.latent_window_size)
+    count = frame_count(sections, request.latent_window_size, from_start=run.from_start)
     yield run.track.enter(Stage.DECODING)
     with run.placement.on_gpu("vae") as vae:
         pieces = video.cross_fade(_chunks(run, history, vae), 4 * request.latent_window_size - 3)
@@ -178,7 +209,7 @@ def _decode(run: _Run, history: History, writer: video.Mp4Writer) -> Iterator[Pr
 
 def _chunks(run: _Run, history: History, vae: Any) -> Iterator[Tensor]:
     """The pixels of one chunk after another, in time order."""
-    for number, latents in enumerate(history.chunks(), start=1):
+    for number, latents in enumerate(history.chunks(from_start=run.from_start), start=1):
         pixels = encoders.decode_latents(vae, latents)
         if not pixels.isfinite().all():
             run.saved.discard()
@@ -196,13 +227,27 @@ def _completed(request: JobRequest, placement: Placement) -> JobRequest:
 
 
 def _start(
-    job_id: str, request: JobRequest, folder: Path, workshop: Workshop, record: dict[str, Any]
+    job_id: str,
+    request: JobRequest,
+    folder: Path,
+    workshop: Workshop,
+    record: dict[str, Any],
+    only_finished: bool,
 ) -> _Run:
-    size = encoders.bucket_of(folder / request.image, request.resolution or 0)
+    size = encoders.video_size(folder / request.image, request.shape, request.resolution or 0)
     window = request.latent_window_size
+    saved = SavedWork(folder, work_digest(record), every_s=workshop.resume_every_s)
+    sections = planned = section_count(request.seconds, window)
+    if only_finished:
+        sections = min(saved.finished, planned)
+    if sections == 0:
+        raise InputError(
+            f"None of the {planned} sections of this video is finished, so there is nothing to "
+            "send; start it again, and wait until it shows section 2."
+        )
     track = Tracker(
         job_id,
-        sections=section_count(request.seconds, window),
+        sections=sections,
         steps=request.steps,
         chunk_pixels=2 * window * size[0] * size[1] // VAE_STRIDE**2,
         pace=workshop.pace,
@@ -212,8 +257,10 @@ def _start(
         folder=folder,
         placement=workshop.placement,
         size=size,
-        saved=SavedWork(folder, work_digest(record), every_s=workshop.resume_every_s),
+        saved=saved,
         track=track,
+        planned=planned,
+        sections=sections,
     )
 
 

@@ -116,6 +116,12 @@ class Placement:
         """Whether the part is ready to compute."""
         return part in self._modules
 
+    def loaded_variant(self) -> Variant | None:
+        """Whose transformer is ready to compute, or waits in RAM for its next job."""
+        loaded = (*self._modules, *self._assembled, *self._waiting)  # a job may change them
+        found = (v for v in Variant if self.model.transformer_part(v) in loaded)
+        return next(found, None)
+
     @contextmanager
     def on_gpu(self, part: str, variant: Variant = Variant.I2V) -> Iterator[Any]:
         """The part's module, ready on the device until the block is left.

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MODEL_FPS = 30
 """Frames per second that FramePack's models were trained at."""
 
@@ -27,6 +27,15 @@ class Variant(StrEnum):
 
     I2V = "i2v"
     F1 = "f1"
+
+
+class Shape(StrEnum):
+    """The video's sides: nearest to the picture's, or as named, with the picture cut to it."""
+
+    PICTURE = "picture"
+    SQUARE = "square"
+    PORTRAIT = "portrait"
+    LANDSCAPE = "landscape"
 
 
 class StepCacheKind(StrEnum):
@@ -62,6 +71,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seconds: Annotated[float, Meta(ge=0.1, le=120)] = 5.0
     steps: Annotated[int, Meta(ge=1, le=100)] = 25
     resolution: Annotated[int, Meta(ge=64, le=1280)] | None = None  # None: the model's own
+    shape: Shape = Shape.PICTURE
     latent_window_size: Annotated[int, Meta(ge=1, le=33)] = 9
     guidance_scale: Annotated[float, Meta(ge=1, le=32)] = 10.0
     true_cfg_scale: Annotated[float, Meta(ge=1, le=32)] = 1.0
@@ -100,11 +110,15 @@ class ErrorKind(StrEnum):
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
-    """Make this job's video. `folder` is absolute, holds the input and receives the output."""
+    """Make this job's video. `folder` is absolute, holds the input and receives the output.
+
+    With `only_finished` no step is made: the video is of the sections that the folder holds.
+    """
 
     job_id: str
     folder: str
     request: JobRequest
+    only_finished: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -123,11 +137,25 @@ class Suspend(msgspec.Struct, frozen=True, kw_only=True, tag="suspend"):
     job_id: str
 
 
+class Finish(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
+    """Stop this job within one step and make the video of the sections that are finished by then.
+
+    Without any it fails with INPUT. A job that only has its frames to draw goes on to its end; one
+    that already ended is ignored.
+    """
+
+    job_id: str
+
+
 class Unload(msgspec.Struct, frozen=True, kw_only=True, tag="unload"):
     """Give VRAM and pinned RAM back once the jobs that were sent before this are done.
 
     Nothing answers. The process stays, and the next job loads again what it needs.
     """
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
+    """Say what memory there is and what is loaded; `Measured` answers, also during a job."""
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
@@ -140,6 +168,23 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     dtype: str
     placement: str
     versions: dict[str, str]
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
+    """The answer to `Measure`, in bytes; what is on no GPU is 0.
+
+    `vram_used` and `ram_used` are what this process holds, `variant` the transformer that is
+    loaded, if any, `placement` where weights lie and why, `ram_limit` what bounds the RAM.
+    """
+
+    placement: str
+    ram_used: int
+    ram_free: int
+    ram_limit: str
+    variant: Variant | None = None
+    vram_used: int = 0
+    vram_free: int = 0
+    vram_total: int = 0
 
 
 class Broken(msgspec.Struct, frozen=True, kw_only=True, tag="broken"):
@@ -172,7 +217,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """The video is whole and in the job's folder."""
+    """The video is in the job's folder: `sections_made` of the `sections` that were asked for."""
 
     job_id: str
     video: str
@@ -183,6 +228,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     size_bytes: int
     elapsed_s: float
     stage_s: dict[Stage, float]
+    sections_made: int
+    sections: int
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -205,8 +252,8 @@ class Suspended(msgspec.Struct, frozen=True, kw_only=True, tag="suspended"):
     job_id: str
 
 
-ToGenerator = Generate | Cancel | Suspend | Unload
-FromGenerator = Ready | Broken | Progress | Finished | Failed | Cancelled | Suspended
+ToGenerator = Generate | Cancel | Suspend | Finish | Unload | Measure
+FromGenerator = Ready | Broken | Measured | Progress | Finished | Failed | Cancelled | Suspended
 Event = Progress | Finished | Failed | Cancelled | Suspended
 TERMINAL = (Finished, Failed, Cancelled, Suspended)
 

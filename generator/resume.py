@@ -66,6 +66,11 @@ class SavedWork:
         self._read_sections()
         self._point = self._read_point()
 
+    @property
+    def finished(self) -> int:
+        """How many sections are whole."""
+        return len(self._sections)
+
     def section(self, number: int) -> Tensor | None:
         """The latents of finished section `number` (from 1, in sampling order), if kept."""
         return self._sections[number - 1] if number <= len(self._sections) else None

@@ -53,9 +53,9 @@ def section_count(seconds: float, window: int) -> int:
     return max(round(seconds * MODEL_FPS / (4 * window)), 1)
 
 
-def frame_count(sections: int, window: int) -> int:
-    """Video frames that `sections` sections decode to."""
-    return 4 * window * sections + 1
+def frame_count(sections: int, window: int, *, from_start: bool = True) -> int:
+    """Video frames that `sections` sections decode to, with or without the start latent."""
+    return 4 * window * sections + (1 if from_start else -3)
 
 
 def section_plan(variant: Variant, sections: int) -> tuple[int, ...]:
@@ -137,8 +137,10 @@ class History:
         """Add a sampled section (1, C, w, H, W) at the end that grows."""
         self._pieces.append(section)
 
-    def chunks(self) -> Iterator[Tensor]:
+    def chunks(self, *, from_start: bool = True) -> Iterator[Tensor]:
         """What the decoder is given, in time order: each section with its successor's overlap.
+
+        `from_start` is False for the end of a video whose beginning was never sampled.
 
         Neighbouring chunks share one section, which decodes to 4w − 3 frames of both. The start
         latent opens the first chunk. The two variants cut differently because the reference decodes
@@ -149,7 +151,8 @@ class History:
         groups: list[tuple[Tensor, ...]] = [*pairwise(sections)]
         if self._layout.grows_backward:
             groups.append((sections[-1],))
-            groups[0] = (start, *groups[0])
+            if from_start:
+                groups[0] = (start, *groups[0])
         else:
             groups.insert(0, (start, sections[0]))
         for group in groups:

@@ -15,6 +15,7 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -29,9 +30,12 @@ from generator.protocol import (
     Cancelled,
     ErrorKind,
     Failed,
+    Finish,
     Finished,
     FromGenerator,
     Generate,
+    Measure,
+    Measured,
     Progress,
     Ready,
     Stage,
@@ -66,7 +70,7 @@ class Line:
     """The way out: messages go to the parent, everything else that prints goes to stderr."""
 
     def __init__(self, stream: IO[bytes]):
-        self._stream = stream
+        self._stream, self._lock = stream, threading.Lock()
 
     @classmethod
     def guarding_stdout(cls) -> Line:
@@ -77,9 +81,10 @@ class Line:
         return cls(os.fdopen(own, "wb", buffering=0))
 
     def send(self, message: FromGenerator) -> None:
-        """Write one message. A parent that is gone is the reader's business."""
+        """Write one message, from any thread. A parent that is gone is the reader's business."""
         try:
-            self._stream.write(encode_line(message))
+            with self._lock:
+                self._stream.write(encode_line(message))
         except OSError as error:
             log.warning("Nobody reads: %s", error)
 
@@ -87,11 +92,13 @@ class Line:
 class Inbox:
     """The way in: jobs in order, the rest at once. The process ends when the pipe does."""
 
-    def __init__(self, stream: IO[bytes]):
+    def __init__(self, stream: IO[bytes], measure: Callable[[], None]):
+        """`measure` answers `Measure`, from the thread that reads."""
         self._orders: queue.Queue[Generate | Unload] = queue.Queue()
         self._cancelled: set[str] = set()
         self._suspended: set[str] = set()
-        self._stream = stream
+        self._finishing: set[str] = set()
+        self._stream, self._measure = stream, measure
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def next(self, patience_s: float | None) -> Generate | Unload:
@@ -109,10 +116,14 @@ class Inbox:
         """Whether somebody asked for the end of this job's turn."""
         return job_id in self._suspended
 
+    def is_finishing(self, job_id: str) -> bool:
+        """Whether somebody asked for the video of what this job has so far."""
+        return job_id in self._finishing
+
     def forget(self, job_id: str) -> None:
         """The job has ended; a later one may bear its name."""
-        self._cancelled.discard(job_id)
-        self._suspended.discard(job_id)
+        for asked in (self._cancelled, self._suspended, self._finishing):
+            asked.discard(job_id)
 
     def _read(self) -> None:
         for line in self._stream:
@@ -128,6 +139,10 @@ class Inbox:
             self._cancelled.add(message.job_id)
         elif isinstance(message, Suspend):
             self._suspended.add(message.job_id)
+        elif isinstance(message, Finish):
+            self._finishing.add(message.job_id)
+        elif isinstance(message, Measure):
+            self._measure()
         else:
             if isinstance(message, Generate):
                 self.forget(message.job_id)
@@ -152,7 +167,7 @@ def serve(settings: ServeSettings) -> int:
         return 1
     workshop.resume_every_s = settings.resume_every_s
     line.send(_ready(workshop))
-    inbox = Inbox(sys.stdin.buffer)
+    inbox = Inbox(sys.stdin.buffer, lambda: line.send(_measured(workshop)))
     # Seconds of imports that the first job need not wait for.
     import generator.pipeline  # noqa: F401
 
@@ -185,25 +200,47 @@ def _run(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> Fro
 
 
 def _attempt(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> FromGenerator:
-    """Make one video, or what is left of it; progress goes out as it comes."""
-    from generator.pipeline import generate
+    """Make one video, or what is left of it."""
     from generator.resume import discard
 
     job_id, turn = message.job_id, _Turn(message)
+    only_finished = message.only_finished
     try:
-        with closing(generate(job_id, message.request, Path(message.folder), workshop)) as events:
-            for event in events:
-                if inbox.is_cancelled(job_id):
-                    break
-                if isinstance(event, Finished):
-                    return event
-                line.send(event)
-                if turn.may_end_after(event) and inbox.is_suspended(job_id):
-                    return Suspended(job_id=job_id)
-        discard(Path(message.folder))
-        return Cancelled(job_id=job_id)
+        while (end := _follow(message, workshop, inbox, line, turn, only_finished)) is None:
+            only_finished = True  # what was made so far lies in the folder
+        if isinstance(end, Cancelled):
+            discard(Path(message.folder))
+        return end
     except Exception as error:
         return failure(job_id, error)
+
+
+def _follow(
+    message: Generate,
+    workshop: Workshop,
+    inbox: Inbox,
+    line: Line,
+    turn: _Turn,
+    only_finished: bool,
+) -> FromGenerator | None:
+    """Progress goes out as it comes, until the turn ends. None: go on with what is finished."""
+    from generator.pipeline import generate
+
+    job_id, request, folder = message.job_id, message.request, Path(message.folder)
+    with closing(
+        generate(job_id, request, folder, workshop, only_finished=only_finished)
+    ) as events:
+        for event in events:
+            if inbox.is_cancelled(job_id):
+                return Cancelled(job_id=job_id)
+            if isinstance(event, Finished):
+                return event
+            line.send(event)
+            if not only_finished and inbox.is_finishing(job_id) and turn.may_be_cut_at(event):
+                return None
+            if turn.may_end_after(event) and inbox.is_suspended(job_id):
+                return Suspended(job_id=job_id)
+    raise AssertionError("a job ends with Finished or an exception")
 
 
 class _Turn:
@@ -212,6 +249,12 @@ class _Turn:
     def __init__(self, order: Generate) -> None:
         self._by_step = order.request.step_cache in KEPT_BY_STEP
         self._first_section = 0
+
+    @staticmethod
+    def may_be_cut_at(event: Progress) -> bool:
+        """Whether steps are left to be saved. A section whose last step is done is kept first."""
+        is_drawing = event.stage in (Stage.DECODING, Stage.ENCODING)
+        return not is_drawing and (event.step == 0 or event.step < event.steps)
 
     def may_end_after(self, event: Progress) -> bool:
         """Whether what was made up to this event is not lost by stopping now.
@@ -254,6 +297,23 @@ def _ready(workshop: Workshop) -> Ready:
         dtype=str(placement.transformer_dtype).removeprefix("torch."),
         placement=placement.why,
         versions=library_versions(),
+    )
+
+
+def _measured(workshop: Workshop) -> Measured:
+    from generator.machine import measure, own_ram, vram_held
+
+    placement = workshop.placement
+    machine = measure(placement.device)
+    return Measured(
+        placement=placement.why,
+        variant=placement.loaded_variant(),
+        ram_used=own_ram(),
+        ram_free=machine.ram_free,
+        ram_limit=machine.ram_limit,
+        vram_used=vram_held(placement.device),
+        vram_free=machine.vram_free,
+        vram_total=machine.vram_total,
     )
 
 

@@ -22,6 +22,7 @@ from storage.job import Job, job_from_row
 from storage.jobs import utc_now
 from storage.schema import StorageError, open_database, translated_errors
 
+DAY_MS = 24 * 3600 * 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -224,6 +225,19 @@ class Community:
         """The switches that are on."""
         return frozenset(self._switches)
 
+    async def prefer(self, name: str, value: str) -> None:
+        """Keep what an admin chose for the whole bot. It stays so over restarts."""
+        await self._execute(
+            "INSERT INTO preferences VALUES (:n, :v) ON CONFLICT DO UPDATE SET value = :v",
+            n=name,
+            v=value,
+        )
+
+    async def preference(self, name: str) -> str | None:
+        """What an admin chose; None where nobody did."""
+        rows = await self._execute("SELECT value FROM preferences WHERE name = :n", n=name)
+        return rows[0]["value"] if rows else None
+
     async def note(self, guild_id: int, actor_id: int, action: str, target: str, why: str) -> None:
         """Write an admin action down."""
         await self._execute(
@@ -262,16 +276,18 @@ class Community:
         """When each job was asked for that counts in the last 24 hours, oldest first.
 
         Those that wait or run count, and those whose video was made; a failed or cancelled job
-        gives its share back, and so does a video that could not be delivered.
+        gives its share back, and so does a video that could not be delivered. What was erased since
+        counts on, or erasing would be a way around every limit.
         """
-        since = self._clock() - timedelta(days=1)
         rows = await self._execute(
             "SELECT created_ms FROM jobs WHERE user_id = :user AND guild_id IS :guild"
             " AND created_ms > :since AND (state IN ('queued', 'running')"
-            " OR delivery IN ('pending', 'delivered')) ORDER BY created_ms",
+            " OR delivery IN ('pending', 'delivered'))"
+            " UNION ALL SELECT created_ms FROM spent WHERE user_id = :user AND guild_id IS :guild"
+            " AND created_ms > :since ORDER BY created_ms",
             user=user_id,
             guild=guild_id,
-            since=round(since.timestamp() * 1000),
+            since=self._now_ms() - DAY_MS,
         )
         return [_EPOCH + timedelta(milliseconds=row["created_ms"]) for row in rows]
 
@@ -302,7 +318,8 @@ class Community:
         """failed or cancelled → queued, as if it had never begun; None when it is neither."""
         rows = await self._execute(
             "UPDATE jobs SET state = 'queued', cancel_requested = 0, error_kind = NULL,"
-            " error = NULL, started_ms = NULL, ended_ms = NULL, attempts = 0"
+            " error = NULL, started_ms = NULL, ended_ms = NULL, attempts = 0, turns = 0,"
+            " furthest = 0, sections_made = 0, sections = 0, finish_requested = 0"
             " WHERE id = :id AND state IN ('failed', 'cancelled') RETURNING *",
             id=job_id,
         )
@@ -312,17 +329,26 @@ class Community:
         """Forget all that is kept of somebody, apart from what still waits or runs.
 
         Returns the ids of the jobs that are gone, whose folders are to go too. If it fails between
-        its two statements, asking again does the rest. Bans and the audit stay: they are the
-        server's.
+        its statements, asking again does the rest. Bans and the audit stay: they are the server's;
+        when videos of the last day were asked for stays until that day is over.
         """
+        await self._execute("DELETE FROM spent WHERE created_ms <= :d", d=self._now_ms() - DAY_MS)
         await self._execute(
             "DELETE FROM presets WHERE scope = 'user' AND owner_id = :u RETURNING name", u=user_id
         )
         rows = await self._execute(
             "DELETE FROM jobs WHERE user_id = :u AND state NOT IN ('queued', 'running')"
-            " AND delivery <> 'pending' RETURNING id",
+            " AND delivery <> 'pending' RETURNING id, guild_id, created_ms, delivery",
             u=user_id,
         )
+        for row in rows:
+            if row["delivery"] == "delivered" and row["created_ms"] > self._now_ms() - DAY_MS:
+                await self._execute(
+                    "INSERT INTO spent VALUES (:u, :g, :c)",
+                    u=user_id,
+                    g=row["guild_id"],
+                    c=row["created_ms"],
+                )
         return [row["id"] for row in rows]
 
     async def statistics(self, guild_id: int, since: datetime) -> Statistics:
@@ -335,7 +361,8 @@ class Community:
             **values,
         )
         (sums,) = await self._execute(
-            "SELECT total(json_extract(request, '$.seconds')) AS video_s,"
+            "SELECT total(json_extract(request, '$.seconds')"
+            " * iif(sections, 1.0 * sections_made / sections, 1)) AS video_s,"
             " avg(started_ms - created_ms) / 1000.0 AS wait_s,"
             f" avg(ended_ms - started_ms) / 1000.0 AS work_s{where} AND state = 'finished'",
             **values,

@@ -61,6 +61,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     of an undeliverable video it is the reason. A larger `priority`, which admins give, goes first,
     then the user of the smaller `share_ms` (GPU time served lately, divided by `weight`). `turns`
     and `worked_ms` count what is over; `furthest`, of 0 to 1, is how far the job is known to be.
+    `sections_made` of `sections` (0: not known yet) are finished; with `finish_requested` the video
+    is of these only. `status_deleted`: somebody deleted the status message.
     """
 
     id: str
@@ -91,6 +93,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     turns: int = 0
     worked_ms: int = 0
     furthest: float = 0.0
+    sections_made: int = 0
+    sections: int = 0
+    finish_requested: bool = False
+    status_deleted: bool = False
+
+    @property
+    def share_made(self) -> float:
+        """Which part of the video a finished job has, of 0 to 1."""
+        return self.sections_made / self.sections if self.sections else 1.0
 
 
 class DuplicateJob(StorageError):
@@ -126,7 +137,7 @@ def job_from_row(row: sqlite3.Row) -> Job:
         values[f"{name}_at"] = None if ms is None else _EPOCH + timedelta(milliseconds=ms)
     try:
         values["request"] = msgspec.json.decode(values["request"], type=JobRequest)
-        for name in ("cancel_requested", "spoiler"):
+        for name in ("cancel_requested", "spoiler", "finish_requested", "status_deleted"):
             values[name] = bool(values[name])
         return msgspec.convert(values, Job)
     except msgspec.MsgspecError as error:

@@ -123,6 +123,18 @@ class JobStore(JobLooks):
             now=self._now_ms(),
         )
 
+    async def request_finish(self, job_id: str) -> Job:
+        """The video shall be of the sections that are finished; the dispatcher sees to it.
+
+        Asking twice is no error. WrongState without a finished section, or when it is to stop.
+        """
+        return await self._change(
+            job_id,
+            "cut short",
+            "finish_requested = 1",
+            "state IN ('queued', 'running') AND cancel_requested = 0 AND sections_made > 0",
+        )
+
     # Generating
 
     async def claim_next(
@@ -156,6 +168,18 @@ class JobStore(JobLooks):
             "DELETE FROM served WHERE at_ms < :begin OR at_ms > :end",
             {"begin": now_ms - window_ms, "end": now_ms + window_ms},
             redo=True,
+        )
+
+    async def note_sections(self, job_id: str, made: int, sections: int) -> Job:
+        """So many sections of the running job are finished, and kept in its folder."""
+        return await self._change(
+            job_id,
+            "made",
+            "sections_made = :made, sections = :sections",
+            "state = 'running'",
+            redo=True,
+            made=made,
+            sections=sections,
         )
 
     async def suspended(self, job_id: str, furthest: float) -> Job:
@@ -197,14 +221,17 @@ class JobStore(JobLooks):
             now=self._now_ms(),
         )
 
-    async def finish(self, job_id: str, video: str) -> Job:
-        """running → finished: the video is whole, its delivery is pending."""
+    async def finish(self, job_id: str, video: str, made: int = 0, sections: int = 0) -> Job:
+        """running → finished: the video of so many sections is there, its delivery is pending."""
         return await self._change(
             job_id,
             "finished",
-            "state = 'finished', delivery = 'pending', video = :video, ended_ms = :now",
+            "state = 'finished', delivery = 'pending', video = :video, ended_ms = :now,"
+            " sections_made = :made, sections = :sections",
             "state = 'running'",
             video=video,
+            made=made,
+            sections=sections,
             now=self._now_ms(),
         )
 
@@ -235,12 +262,17 @@ class JobStore(JobLooks):
     async def save_status_message(self, job_id: str, message_id: int) -> Job:
         """Remember the bot's own status message, in any state."""
         return await self._change(
-            job_id, "shown", "status_message_id = :message", "TRUE", message=message_id
+            job_id,
+            "shown",
+            "status_message_id = :message, status_deleted = 0",
+            "TRUE",
+            message=message_id,
         )
 
     async def forget_status_message(self, job_id: str) -> Job:
-        """The status message is gone from Discord."""
-        return await self._change(job_id, "shown", "status_message_id = NULL", "TRUE")
+        """The status message is gone from Discord, and no other is to take its place."""
+        assignments = "status_message_id = NULL, status_deleted = 1"
+        return await self._change(job_id, "shown", assignments, "TRUE")
 
     async def begin_delivery(self, job_id: str) -> Job:
         """Count a delivery attempt, before anything is posted."""

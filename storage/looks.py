@@ -101,7 +101,8 @@ class JobLooks:
             n=SPEED_SAMPLE,
         )
         work_s = sum(job.worked_ms for job in jobs) / 1000
-        done = [1.0 if job.state is JobState.FINISHED else job.furthest for job in jobs]
+        is_over = JobState.FINISHED
+        done = [job.share_made if job.state is is_over else job.furthest for job in jobs]
         made_s = sum(job.request.seconds * part for job, part in zip(jobs, done, strict=True))
         return work_s / made_s if made_s else None
 

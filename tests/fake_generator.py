@@ -27,15 +27,19 @@ from generator.protocol import (
     Cancelled,
     ErrorKind,
     Failed,
+    Finish,
     Finished,
     FromGenerator,
     Generate,
+    Measure,
+    Measured,
     Progress,
     Ready,
     Stage,
     Suspend,
     Suspended,
     Unload,
+    Variant,
     decode_to_generator,
     encode_line,
 )
@@ -65,6 +69,7 @@ BEHAVIOURS = (
     "elsewhere",  # Finished, with a video outside the job's folder
     "other_job",  # speaks of a job nobody asked for
     "dies_idle",  # ends after each job
+    "never_measures",
     "real_video",  # the file that FAKE_VIDEO names
 )
 
@@ -101,6 +106,19 @@ def ready(version: int = PROTOCOL_VERSION) -> Ready:
     )
 
 
+def measured(variant: Variant | None) -> Measured:
+    return Measured(
+        placement="stream: 8.0 GiB of VRAM are too few for all of it",
+        variant=variant,
+        ram_used=3 << 30,
+        ram_free=12 << 30,
+        ram_limit="what the machine has left",
+        vram_used=5 << 30,
+        vram_free=2 << 30,
+        vram_total=8 << 30,
+    )
+
+
 def next_link(chain: str, step: int) -> str:
     return hashlib.sha256(f"{chain} {step}".encode()).hexdigest()
 
@@ -132,6 +150,8 @@ class Fake:
         self.jobs: queue.Queue[Generate | None] = queue.Queue()
         self.cancelled: set[str] = set()
         self.suspended: set[str] = set()
+        self.finishing: set[str] = set()
+        self.variant: Variant | None = None
 
     def listen(self) -> None:
         for line in sys.stdin.buffer:
@@ -142,10 +162,17 @@ class Fake:
             elif isinstance(message, Suspend):
                 if "ignores_suspend" not in self.behaviours:
                     self.suspended.add(message.job_id)
+            elif isinstance(message, Finish):
+                self.finishing.add(message.job_id)
             elif isinstance(message, Unload):
                 complain("unloaded")
+                self.variant = None
+            elif isinstance(message, Measure):
+                if "never_measures" not in self.behaviours:
+                    say(measured(self.variant))
             else:
                 self.suspended.discard(message.job_id)
+                self.finishing.discard(message.job_id)
                 self.jobs.put(message)
         if "ignores_eof" not in self.behaviours:
             os._exit(0)
@@ -165,6 +192,9 @@ class Fake:
         if self.steps_per_second:
             self.steps = max(1, round(self.steps_per_second * order.request.seconds))
         done, chain = kept_steps(folder)
+        if order.only_finished:
+            return self.end(order, folder, chain, 0.0, done // self.section_steps)
+        self.variant = order.request.variant
         for step in range(done + 1, self.steps + 1):
             chain = next_link(chain, step)
             preview = None
@@ -176,10 +206,11 @@ class Fake:
                     job_id=order.job_id,
                     stage=Stage.SAMPLING,
                     section=1 + (step - 1) // self.section_steps,
-                    sections=-(-self.steps // self.section_steps),
+                    sections=self.sections,
                     step=1 + (step - 1) % self.section_steps,
                     steps=self.section_steps,
                     fraction=step / self.steps,
+                    step_s=self.step_s,
                     elapsed_s=time.monotonic() - began,
                     remaining_s=(self.steps - step) * self.step_s,
                     preview=preview,
@@ -190,13 +221,25 @@ class Fake:
                 (folder / KEPT).unlink(missing_ok=True)
                 return say(Cancelled(job_id=order.job_id))
             keep_steps(folder, step, chain)
+            if order.job_id in self.finishing:
+                made = step // self.section_steps
+                return self.end(order, folder, chain, time.monotonic() - began, made)
             if order.job_id in self.suspended:
                 return say(Suspended(job_id=order.job_id))
             time.sleep(self.step_s)
         self.end(order, folder, chain, time.monotonic() - began)
 
-    def end(self, order: Generate, folder: Path, chain: str, elapsed_s: float) -> None:
+    @property
+    def sections(self) -> int:
+        return -(-self.steps // self.section_steps)
+
+    def end(
+        self, order: Generate, folder: Path, chain: str, elapsed_s: float, made: int | None = None
+    ) -> None:
         job_id = order.job_id
+        if made == 0:
+            message = "None of its sections is finished, so there is nothing to send"
+            return say(Failed(job_id=job_id, kind=ErrorKind.INPUT, message=message))
         if "fails_memory" in self.behaviours:
             return say(
                 Failed(job_id=job_id, kind=ErrorKind.MEMORY, message="too big; ask for less")
@@ -223,6 +266,8 @@ class Fake:
                 size_bytes=len(MP4) + len(chain) // 2,
                 elapsed_s=elapsed_s,
                 stage_s={Stage.SAMPLING: elapsed_s},
+                sections_made=self.sections if made is None else made,
+                sections=self.sections,
             )
         )
 

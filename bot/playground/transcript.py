@@ -16,6 +16,8 @@ from bot.playground.state import World
 
 USER = re.compile(r"<@!?(\d+)>")
 CHANNEL = re.compile(r"<#(\d+)>")
+TIME = re.compile(r"<t:(\d+):R>")
+MASKED_LINK = re.compile(r"\[([^\]]+)\]\(https?://[^)]+\)")
 LINK = re.compile(r"https?://\S*?/channels/\d+/\d+/(\d+)")
 MIB = 2**20
 
@@ -118,13 +120,20 @@ class Transcript:
             yield f"  {' '.join(labels)}"
 
     def _readable(self, text: str) -> str:
-        """Mentions and links to messages as Discord would show them."""
+        """Mentions, times and links to messages as Discord would show them."""
         users, channels = self._world.users, self._world.channels
         text = USER.sub(lambda m: f"@{users[int(m[1])].name}" if int(m[1]) in users else m[0], text)
         text = CHANNEL.sub(
             lambda m: f"#{channels[int(m[1])].name}" if int(m[1]) in channels else m[0], text
         )
-        return LINK.sub("[link to the message]", text)
+        text = TIME.sub(lambda m: self._relative(int(m[1])), text)
+        return LINK.sub("[link to the message]", MASKED_LINK.sub(r"[\1]", text))
+
+    def _relative(self, at_s: int) -> str:
+        away_s = round(at_s - self._world.clock.now().timestamp())
+        amount = abs(away_s)
+        words = f"{amount} s" if amount < 60 else f"{amount // 60} min"
+        return f"in {words}" if away_s >= 0 else f"{words} ago"
 
 
 TELLERS = {

@@ -7,17 +7,28 @@ from pathlib import Path
 
 import pytest
 import simcord
+from live import Live
 from simcord_scene import GivenPicture, NoBackend, Scene
 
+from bot import publisher
 from bot.client import Client
 from bot.config import AdminsConfig, Config, Limits, StorageConfig
 from bot.delivery import Delivery
 from bot.desk import Desk
 from bot.dispatcher import Dispatcher
+from bot.playground import Playground
 from bot.posts import DiscordPosts
 from bot.publisher import Publisher
 from storage.community import Community
 from storage.jobs import JobStore
+
+
+@pytest.fixture
+def live(points_at_playground: Playground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Live:
+    """A bot over real sockets that edits its messages ten times as often as Discord allows."""
+    monkeypatch.setattr(publisher, "EDIT_GAP_S", 0.5)
+    monkeypatch.setattr(publisher, "QUIET_GAP_S", 0.1)
+    return Live(points_at_playground, tmp_path)
 
 
 @pytest.fixture

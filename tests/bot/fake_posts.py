@@ -71,14 +71,13 @@ class FakePosts:
             raise PostError(Trouble.TRANSIENT, "the connection to Discord broke")
         return message_id
 
-    async def post_card(self, channel_id: int, card: Card, nonce: str) -> int:
+    async def post_card(self, channel_id: int, card: Card, nonce: str) -> tuple[int, Kept]:
         await self._request("post_card", channel_id)
         stamp = asyncio.get_running_loop().time()
-        return self._new(channel_id=channel_id, nonce=nonce, cards=[(stamp, card)])
+        message_id = self._new(channel_id=channel_id, nonce=nonce, cards=[(stamp, card)])
+        return message_id, dict.fromkeys(card.files, "attached")
 
-    async def edit_card(
-        self, channel_id: int, message_id: int, card: Card, kept: Kept | None
-    ) -> Kept | None:
+    async def edit_card(self, channel_id: int, message_id: int, card: Card, kept: Kept) -> Kept:
         assert message_id not in self.in_flight, "two requests for one message"
         self.in_flight.add(message_id)
         try:
@@ -89,7 +88,7 @@ class FakePosts:
             raise PostError(Trouble.MESSAGE_GONE, "Discord answered 404/10008")
         stamp = asyncio.get_running_loop().time()
         self.messages[message_id].cards.append((stamp, card))
-        return Kept(path=card.picture, attachment=None) if card.picture else None
+        return dict.fromkeys(card.files, "attached")
 
     async def post_text(
         self,

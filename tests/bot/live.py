@@ -152,6 +152,11 @@ class Live:
         return sorted(path.name for path in (self.folder / "jobs").iterdir())
 
 
+def button(message: Message, label: str) -> str:
+    """The custom_id of the button that reads so."""
+    return next(c["custom_id"] for c in controls(message) if c["label"] == label)
+
+
 def with_limits(config: Config, **limits: object) -> Config:
     changed = msgspec.structs.replace(config.limits, **limits)
     return msgspec.structs.replace(config, limits=changed)

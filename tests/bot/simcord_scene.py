@@ -23,7 +23,9 @@ def make_empty(file: Path) -> None:
 class GivenPicture(Orders):
     """Orders whose pictures are good and need no download."""
 
-    async def _fetch_picture(self, source: str | Path, destination: Path) -> str:
+    async def _fetch_picture(
+        self, source: str | Path, destination: Path, small: Path | None
+    ) -> str:
         await asyncio.to_thread(make_empty, destination)
         return "first frame of an animation"
 
@@ -35,6 +37,7 @@ class NoBackend:
 
     def __init__(self) -> None:
         self.cancelled = []
+        self.finished: list[str] = []
         self.ready, self.ready_since = None, None
         self.closed = self.unloaded = 0
         self.starting = False
@@ -44,6 +47,12 @@ class NoBackend:
 
     async def unload(self) -> None:
         self.unloaded += 1
+
+    async def measure(self) -> None:
+        return None
+
+    async def finish(self, job_id: str) -> None:
+        self.finished.append(job_id)
 
     async def cancel(self, job_id: str) -> None:
         self.cancelled.append(job_id)

@@ -136,24 +136,44 @@ async def test_limits_are_set_listed_twice_taken_away_and_reset(
     assert await community.rules(bureau.guild.id) == Rules()
 
 
-async def test_the_generator_is_unloaded_only_when_idle(
-    bureau: Bureau, store: JobStore, simcord_bot: Client
+async def test_the_generator_is_unloaded_and_restarted(
+    bureau: Bureau, store: JobStore, simcord_bot: Client, community: Community
 ) -> None:
     backend: Any = simcord_bot.desk.backend
     assert isinstance(backend, NoBackend)
-    assert "is not loaded" in await bureau.admin("generator status")
+    assert "does not run" in await bureau.admin("generator status")
     backend.starting = True
     assert "just starting" in await bureau.admin("generator unload")
     assert "just starting" in await bureau.admin("generator restart")
-    assert backend.closed == 0
+    assert (backend.unloaded, backend.closed) == (0, 0)
     backend.starting = False
-    assert "is not loaded" in await bureau.admin("generator unload")
-    assert backend.closed == 1
+    assert "gives its memory back;" in await bureau.admin("generator unload")
     await bureau.animate()
     await store.claim_next()
-    assert "A job is running" in await bureau.admin("generator unload")
-    assert "has been restarted" in await bureau.admin("generator restart")
-    assert backend.closed == 2
+    assert "when the running job's turn is over" in await bureau.admin("generator unload")
+    assert (backend.unloaded, backend.closed) == (2, 0)
+    assert "has been restarted" in await bureau.admin("generator restart", reason="stuck")
+    assert backend.closed == 1
+    rows = await community.audit(bureau.guild.id, 9)
+    actions = ["generator restart", "generator unload", "generator unload"]
+    assert [row.action for row in rows] == actions
+
+
+async def test_the_preferred_model_is_told_changed_and_stays(
+    bureau: Bureau, store: JobStore, community: Community
+) -> None:
+    assert await bureau.admin("generator variant") == "Loaded: none. Preferred: i2v."
+    assert await community.audit(bureau.guild.id, 9) == []
+    answer = await bureau.admin("generator variant", name="f1", reason="livelier")
+    assert answer == "Loaded: none. Preferred: f1."
+    [row] = await community.audit(bureau.guild.id, 9)
+    assert (row.action, row.target, row.reason) == ("generator variant", "f1", "livelier")
+    await bureau.animate()
+    await bureau.animate(model="i2v")
+    assert [job.request.variant for job in await jobs(store)] == ["f1", "i2v"]
+    await bureau.ben.slash(bureau.channel, "presets save", name="mine")
+    [preset] = await community.presets(bureau.ben.id, None)
+    assert preset.settings == {"variant": "i2v"}
 
 
 async def test_a_pause_gives_the_generators_memory_back(

@@ -24,6 +24,7 @@ from generator.protocol import (
     Generate,
     Progress,
     Suspended,
+    Variant,
     job_request,
 )
 
@@ -332,3 +333,48 @@ async def test_a_child_may_take_what_it_needs(tmp_path: Path) -> None:
         assert 1 << 20 < taken_bytes(found.pid) < 0.2 * 2**30
     assert taken_bytes(2**22 - 1) == 0
     assert limit_bytes(0) < psutil.virtual_memory().total < limit_bytes(4096)
+
+
+async def test_memory_is_told_at_rest_and_during_a_job_and_disturbs_none(tmp_path: Path) -> None:
+    async with backend("--steps", "30", "--step-s", "0.05") as found:
+        assert await found.measure() is None  # nothing runs yet
+        await found.start()
+        at_rest = await asyncio.gather(found.measure(), found.measure())
+        assert [measured.variant for measured in at_rest] == [None, None]
+        running = asyncio.create_task(collect(found, order(tmp_path)))
+        await asyncio.sleep(0.5)
+        during = await found.measure()
+        assert during.variant is Variant.I2V
+        assert during.vram_total == 8 << 30
+        events = await running
+        assert [type(event) for event in events] == [Progress] * 30 + [Finished]
+        await found.unload()
+        assert (await found.measure()).variant is None
+
+
+async def test_a_child_that_does_not_say_what_it_holds_costs_no_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.backend.MEASURED_WITHIN_S", 1.0)
+    async with backend("never_measures") as found:
+        await found.start()
+        asked = asyncio.create_task(found.measure())
+        await asyncio.sleep(0.1)  # it listens now, and hears what is the job's
+        events = await collect(found, order(tmp_path))
+        assert [type(event) for event in events] == [Progress] * 4 + [Finished]
+        assert await asked is None
+
+
+async def test_a_job_ends_early_with_what_it_has(tmp_path: Path) -> None:
+    words = ("--steps", "400", "--step-s", "0.02", "--section-steps", "5")
+    async with backend(*words) as found:
+        await found.finish("job1")  # nobody has it: means nothing
+        last = None
+        async for event in found.run(order(tmp_path)):
+            last = event
+            if isinstance(event, Progress) and event.section == 3:
+                await found.finish("another")
+                await found.finish("job1")
+        assert isinstance(last, Finished)
+        assert last.sections_made in (2, 3)
+    assert last.sections == 80

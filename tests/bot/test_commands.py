@@ -15,7 +15,7 @@ from simcord_scene import PICTURE, NoBackend, Scene, jobs, make_job
 from bot.client import Client
 from bot.config import Config, DiscordConfig
 from storage.community import Community, Preset, Scope
-from storage.jobs import JobState, JobStore
+from storage.jobs import Job, JobState, JobStore
 
 NEEDED = ["view_channel", "send_messages", "attach_files", "embed_links", "read_message_history"]
 
@@ -49,6 +49,7 @@ async def test_every_option_reaches_the_request(scene: Scene, store: JobStore) -
         reference3=PICTURE,
         resolution=512,
         fps=24,
+        shape="portrait",
         spoiler=True,
     )
     [job] = await jobs(store)
@@ -59,6 +60,7 @@ async def test_every_option_reaches_the_request(scene: Scene, store: JobStore) -
     assert (request.end_image, request.end_strength) == ("end.png", 0.5)
     assert request.references == ("reference-1.png", "reference-2.png")
     assert (request.resolution, request.fps, job.spoiler) == (512, 24, True)
+    assert request.shape == "portrait"
 
 
 async def test_a_preset_gives_way_to_what_is_asked(
@@ -153,6 +155,54 @@ async def test_cancel_of_a_running_job_reaches_the_generator(
     backend = simcord_bot.desk.dispatcher._backend
     assert isinstance(backend, NoBackend)
     assert backend.cancelled == [job.id]
+
+
+async def with_sections(scene: Scene, store: JobStore, *, suspend: bool, **options: Any) -> Job:
+    """A job of which two sections of five are finished."""
+    await scene.animate(**options)
+    job = await store.claim_next()
+    assert job is not None
+    job = await store.note_sections(job.id, 2, 5)
+    return await store.suspended(job.id, 0.4) if suspend else job
+
+
+@pytest.mark.parametrize(
+    ("model", "part"), [("i2v", "They are the **end** of the video"), ("f1", "**beginning**")]
+)
+@pytest.mark.parametrize("suspend", [False, True])
+async def test_cancel_offers_what_is_done_and_says_which_part_it_is(
+    scene: Scene, store: JobStore, simcord_bot: Client, model: str, part: str, suspend: bool
+) -> None:
+    job = await with_sections(scene, store, suspend=suspend, model=model)
+    asked = await scene.ben.slash(scene.channel, "cancel")
+    assert asked.ephemeral
+    assert f"2 of 5 sections of `{job.id}` are finished" in asked.response.content
+    assert part in asked.response.content
+    labels = [b.label for row in asked.response.message.components for b in row.children]
+    assert labels == ["Send what is done", "Cancel without a video"]
+    assert (await jobs(store))[0].state is not JobState.CANCELLED
+    answer = await scene.ben.click(asked.response, label="Send what is done")
+    words = "as soon as it has its next turn" if suspend else "it comes in a moment"
+    assert words in answer.response.content
+    [job] = await jobs(store)
+    assert job.finish_requested and not job.cancel_requested
+    backend = simcord_bot.desk.dispatcher._backend
+    assert isinstance(backend, NoBackend)
+    assert backend.finished == ([] if suspend else [job.id])
+    again = await scene.ben.slash(scene.channel, "cancel")  # it is asked once
+    assert again.response.content.startswith("Cancelled" if suspend else "Stopping")
+
+
+async def test_what_is_done_can_be_given_up(scene: Scene, store: JobStore) -> None:
+    job = await with_sections(scene, store, suspend=True)
+    asked = await scene.ben.slash(scene.channel, "cancel", job=job.id)
+    twice = await scene.ben.slash(scene.channel, "cancel", job=job.id)
+    answer = await scene.ben.click(asked.response, label="Cancel without a video")
+    assert answer.response.content == f"Cancelled `{job.id}`, which waited for its next turn."
+    assert answer.response.message.components == []
+    assert (await jobs(store))[0].state is JobState.CANCELLED
+    late = await scene.ben.click(twice.response, label="Send what is done")
+    assert "is already over (cancelled)" in late.response.content
 
 
 async def test_cancel_is_for_the_owner(scene: Scene, store: JobStore) -> None:

@@ -19,6 +19,7 @@ from bot.dispatcher import MAX_ATTEMPTS, Dispatcher
 from bot.publisher import Publisher
 from bot.turns import TurnsConfig
 from generator.protocol import ErrorKind, job_request
+from storage.community import Community, Switch
 from storage.jobs import (
     Job,
     JobState,
@@ -224,11 +225,11 @@ async def test_places_and_estimates(tmp_path: Path) -> None:
             (waiting[0].id, 1),
             (waiting[1].id, 2),
         ]
-        first, second = (place.wait_s for _, place in places)
+        first, second = (place.starts_at for _, place in places)
         assert first is not None and second is not None
         speed = await found.store.speed()
         assert speed is not None
-        assert second - first == pytest.approx(2 * speed)
+        assert (second - first).total_seconds() == pytest.approx(2 * speed, abs=1e-3)
         for job in [running, *waiting]:
             await found.ends(job)
 
@@ -325,6 +326,79 @@ async def test_a_job_is_not_put_aside_for_one_of_the_same_user(tmp_path: Path) -
         jobs = [await found.ask(user_id=1) for _ in range(3)]
         ended = [await found.ends(job) for job in jobs]
     assert [job.turns for job in ended] == [0, 0, 0]
+
+
+LONG = ("--steps", "400", "--step-s", "0.02", "--section-steps", "5")
+
+
+async def has_sections(found: Scene, job: Job, count: int) -> Job:
+    async with asyncio.timeout(20):
+        while (now := await found.store.get(job.id)) is None or now.sections_made < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return now
+
+
+async def test_the_running_job_ends_with_its_finished_sections(tmp_path: Path) -> None:
+    async with scene(tmp_path, *LONG) as found:
+        job = await found.ask()
+        with pytest.raises(WrongState):
+            await found.dispatcher.finish_early(job.id)
+        running = await has_sections(found, job, 2)
+        assert running.sections == 80
+        await found.dispatcher.finish_early(job.id)
+        await found.dispatcher.finish_early(job.id)
+        ended = await found.ends(job)
+        assert ended.state is JobState.FINISHED
+        assert 2 <= ended.sections_made < 80
+        async with asyncio.timeout(10):
+            while await found.store.undelivered():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    [posted] = found.posts.files
+    assert f"the last {ended.sections_made} of 80 sections" in posted.text
+
+
+async def test_a_job_that_waits_for_its_next_turn_ends_with_its_finished_sections(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, *LONG, turns=SHORT_TURNS) as found:
+        one, other = await found.ask(user_id=1), await found.ask(user_id=2)
+        await found.makes_progress(one)
+        waiting = await found.reaches(one, JobState.QUEUED)
+        assert waiting.sections_made >= 1
+        await found.dispatcher.finish_early(one.id)
+        ended = await found.ends(one)
+        assert (ended.state, ended.sections_made) == (JobState.FINISHED, waiting.sections_made)
+        await found.dispatcher.cancel(other.id)
+        await found.ends(other)
+
+
+async def test_what_is_to_be_sent_survives_a_kill_and_a_restart(tmp_path: Path) -> None:
+    async with scene(tmp_path, *LONG) as found:
+        job = await found.ask()
+        await has_sections(found, job, 2)
+        await found.store.request_finish(job.id)  # and the bot ends before the child hears of it
+    async with await JobStore.open(tmp_path / "bot.sqlite3") as store:
+        [again] = await store.requeue_running()
+    assert again.finish_requested
+    async with scene(tmp_path, *LONG) as found:
+        ended = await found.ends(job)
+    assert ended.state is JobState.FINISHED
+    assert 2 <= ended.sections_made < 80
+
+
+async def test_while_paused_no_time_is_promised(tmp_path: Path) -> None:
+    async with (
+        scene(tmp_path) as found,
+        await Community.open(tmp_path / "bot.sqlite3") as community,
+    ):
+        await found.ends(await found.ask())
+        await community.turn(Switch.PAUSED, on=True)
+        await found.ask()
+        [(_, place)] = await found.dispatcher.places()
+        assert (place.paused, place.starts_at) == (True, None)
+        await community.turn(Switch.PAUSED, on=False)
+        [(_, place)] = await found.dispatcher.places()
+        assert place.starts_at is not None
 
 
 async def test_a_job_cancelled_between_its_turns_is_over(tmp_path: Path) -> None:

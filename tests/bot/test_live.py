@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
+import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import discord
 import msgspec
 import psutil
 import pytest
-import yarl
-from live import COMMANDS, PICTURE, Live, fake_command, png, with_limits
+from live import COMMANDS, PICTURE, Live, button, fake_command, png, with_limits
 from PIL import Image
 from test_fitting import noisy_video
 
-from bot import publisher
 from bot.app import StartError, run_bot
 from bot.config import AdminsConfig
-from bot.playground import Message, Playground, Upload, controls, plain_text
+from bot.playground import Message, Upload, controls, plain_text
 from storage.jobs import Delivery, JobState
 
 POST = "POST /channels/*/messages"
 PATCH = "PATCH /channels/*/messages/*"
 CALLBACK = "POST /interactions/*/*/callback"
 SLOW = ("--steps", "1000", "--step-s", "0.05")
-
-
-@pytest.fixture
-def live(playground: Playground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
-    monkeypatch.setattr(discord.http.Route, "BASE", playground.api_url)
-    gateway = yarl.URL(playground.gateway_url)
-    monkeypatch.setattr(discord.gateway.DiscordWebSocket, "DEFAULT_GATEWAY", gateway)
-    monkeypatch.setattr(publisher, "EDIT_GAP_S", 0.5)
-    monkeypatch.setattr(publisher, "QUIET_GAP_S", 0.1)
-    yield Live(playground, tmp_path)
 
 
 async def test_a_picture_and_a_sentence_come_back_as_a_video(live: Live) -> None:
@@ -76,10 +64,6 @@ async def test_every_picture_and_option_reaches_the_generator(live: Live) -> Non
     for name in ("input.png", "end.png", "reference-1.png"):
         with Image.open(folder / name) as picture:
             assert picture.size == (64, 48)
-
-
-def button(status: Message, label: str) -> str:
-    return next(c["custom_id"] for c in controls(status) if c["label"] == label)
 
 
 async def test_the_buttons_of_a_finished_job_work_after_a_restart(live: Live) -> None:
@@ -160,14 +144,17 @@ async def test_who_is_named_but_may_not_manage_the_server_is_no_admin(live: Live
         await live.video()
         for who, words in (
             (playground.ben, "named in my configuration"),
-            (playground.ada, "Model fake on a fake"),
+            (playground.ada, "Model fake on a fake, float32. Up for 0:0"),
+            (playground.ada, "Where the weights lie: stream: 8.0 GiB of VRAM are too few"),
+            (playground.ada, "Memory: 5.0 GiB of VRAM used, 2.0 GiB of 8.0 GiB free; 3.0 GiB of"),
+            (playground.ada, "Loaded: none. Preferred: i2v."),
         ):
             asked = await playground.slash(who, playground.pictures, "admin generator status")
             await live.answer_says(asked, words)
         for verb in ("unload", "status", "restart", "status"):
             command = f"admin generator {verb}"
             asked = await playground.slash(playground.ada, playground.pictures, command)
-            words = "is not loaded" if verb == "unload" else ""
+            words = "gives its memory back" if verb == "unload" else ""
             await playground.until(
                 lambda a=asked: a.response and a.response.content != "One moment."
             )
@@ -236,9 +223,17 @@ async def test_the_status_message_shows_progress_and_a_preview(live: Live) -> No
         assert [button["label"] for button in controls(first)] == ["Cancel"]
         assert "the boat rocks" in plain_text(first)
 
+        assert files_of(first) == ["input-small.jpg"]
+        thumbnail = first.attachments[0]
+        assert first.embeds[0]["thumbnail"]["url"] == thumbnail.url
+        with Image.open(io.BytesIO(live.playground.file(thumbnail))) as small:
+            assert (small.format, small.size) == ("JPEG", (64, 48))
+        assert "0.1 s a step · started <t:" in plain_text(first)
+        assert ":R> · done <t:" in plain_text(first)
+
         def preview() -> bool:
             status = live.status()
-            return status is not None and bool(status.attachments)
+            return status is not None and len(status.attachments) == 2
 
         await live.playground.until(preview)
         await live.status_says("Took")
@@ -251,7 +246,24 @@ async def test_the_status_message_shows_progress_and_a_preview(live: Live) -> No
     assert min(gaps) >= 0.45
     status = live.status()
     assert status is not None
-    assert status.attachments == ()
+    assert files_of(status) == ["input-small.jpg"]
+    sent = [name for call in live.playground.calls for name, _ in call.files]
+    assert sent.count("input-small.jpg") == 1
+
+
+def files_of(message: Message) -> list[str]:
+    return [file.filename for file in message.attachments]
+
+
+async def test_a_deleted_status_message_stays_deleted_after_a_restart(live: Live) -> None:
+    async with live.running(*SLOW):
+        await live.animate()
+        live.playground.delete_message(await live.status_says("step "))
+        await live.until(lambda: live.jobs()[0].status_deleted)
+    async with live.running(*SLOW):
+        await live.until(lambda: live.jobs()[0].state is JobState.RUNNING)
+        await asyncio.sleep(1.5)
+        assert live.posts() == []
 
 
 async def test_an_interaction_that_is_delivered_twice_is_one_job(live: Live) -> None:
@@ -367,8 +379,6 @@ async def test_a_video_that_was_posted_but_not_written_down_is_found(live: Live)
         await live.animate()
         await live.video()
         await live.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
-    import sqlite3
-
     with sqlite3.connect(live.folder / "bot.sqlite3") as database:
         database.execute("UPDATE jobs SET delivery = 'pending', result_message_id = NULL")
     database.close()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def test_the_id_is_on_the_row_when_post_returns(tmp_path: Path) -> None:
     @on_the_loop(tmp_path)
     async def _(scene: Scene) -> None:
         job = await scene.job()
-        message_id = await scene.publisher.post(job, Place(position=2, wait_s=60))
+        message_id = await scene.publisher.post(job, Place(position=2))
         saved = await scene.store.get(job.id)
         assert saved is not None
         assert saved.status_message_id == message_id
@@ -120,10 +121,17 @@ def test_news_that_reads_the_same_means_no_edit(tmp_path: Path) -> None:
     @on_the_loop(tmp_path)
     async def _(scene: Scene) -> None:
         job = await scene.posted()
+        starts_at = now() + timedelta(seconds=1000)
         for number in range(20):
-            scene.publisher.show(job, place=Place(position=2, wait_s=120.0 + number))
+            about = starts_at + timedelta(seconds=5 * (number % 7))
+            scene.publisher.show(job, place=Place(position=2, starts_at=about))
             await asyncio.sleep(10)
         assert len(scene.posts.cards) == 2
+        scene.publisher.show(job, place=Place(position=2, starts_at=starts_at))
+        later = starts_at + timedelta(seconds=500)
+        scene.publisher.show(job, place=Place(position=2, starts_at=later))
+        await asyncio.sleep(10)
+        assert f"starts <t:{round(later.timestamp())}:R>" in scene.posts.cards[-1][1].text
 
 
 def test_edits_slow_down_after_55_minutes(tmp_path: Path) -> None:
@@ -262,6 +270,34 @@ def test_a_preview_stays_until_there_is_a_newer_one(tmp_path: Path) -> None:
             await asyncio.sleep(6)
         names = [card.picture.name for _, card in scene.posts.cards if card.picture]
         assert names == ["a.webp", "a.webp", "b.webp"]
+
+
+def test_after_a_restart_a_deleted_message_stays_deleted(tmp_path: Path) -> None:
+    @on_the_loop(tmp_path)
+    async def _(scene: Scene) -> None:
+        job = await scene.running()
+        message_id = next(iter(scene.posts.messages))
+        await scene.publisher.message_deleted(message_id)
+        del scene.posts.messages[message_id]
+        requests = len(scene.posts.requests)
+        restarted = Publisher(scene.posts, scene.store, tmp_path, clock=now)
+        async with asyncio.TaskGroup() as group:
+            loop = group.create_task(restarted.run())
+            [again] = await scene.store.running()
+            restarted.show(again)
+            scene.publisher, before = restarted, scene.publisher
+            scene.step(again, 1)
+            await asyncio.sleep(60)
+            assert len(scene.posts.requests) == requests
+            restarted.show(await scene.store.fail(job.id, ErrorKind.MEMORY, "ask for less"))
+            await asyncio.sleep(60)
+            scene.publisher = before
+            loop.cancel()
+        [message] = scene.posts.messages.values()
+        assert [card.title for _, card in message.cards] == ["No video"]
+        told = await scene.store.get(job.id)
+        assert told is not None
+        assert (told.status_message_id, told.status_deleted) == (message.message_id, False)
 
 
 def test_a_deleted_message_is_replaced_only_to_tell_of_a_failure(tmp_path: Path) -> None:

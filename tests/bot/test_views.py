@@ -8,13 +8,13 @@ import pytest
 
 import bot
 from bot.buttons import Action, JobButton, to_view
-from bot.texts import FAILURES, PERMISSIONS, STAGES, STATES, Text
+from bot.texts import Text
 from bot.views import (
     Place,
-    about,
     cancel_choice,
     clock,
     failure_sentence,
+    part_sentence,
     plain,
     queue_embed,
     shorten,
@@ -22,10 +22,13 @@ from bot.views import (
     to_embed,
     without_paths,
 )
+from bot.words import FAILURES, PERMISSIONS, STAGES, STATES
 from generator.protocol import ErrorKind, Progress, Stage, job_request
 from storage.jobs import Delivery, Job, JobState
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+BEGAN = int(NOW.timestamp())
+SOON = BEGAN + 121
 
 
 def job(**changes: Any) -> Job:
@@ -64,6 +67,7 @@ def sampling(**changes: Any) -> Progress:
         "step": 12,
         "steps": 25,
         "fraction": 0.455,
+        "step_s": 3.61,
         "remaining_s": 130.0,
     }
     return Progress(**{**values, **changes})
@@ -81,7 +85,7 @@ def test_a_running_job_shows_stage_section_step_bar_and_times(tmp_path: Path) ->
         "“a cat”\nFor <@4> · 5 s · 25 steps · seed 11\n\n"
         "Making it move · section 1 of 3 · step 12 of 25\n"
         "█████████░░░░░░░░░░░ 45 %\n"
-        "elapsed 1:23 · about 2:10 left"
+        f"3.6 s a step · started <t:{BEGAN}:R> · done <t:{BEGAN + 83 + 130}:R>"
     )
     assert card.picture == tmp_path / "p-1.webp"
     assert (card.actions, card.job_id) == ((Action.CANCEL,), "abcdefgh23")
@@ -97,9 +101,26 @@ def test_outside_sampling_no_section_or_step_is_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "title", "words", "buttons"),
     [
-        ({}, "Waiting in the queue", "Position 3 in the queue · starts in about 2 min", "Cancel"),
+        (
+            {},
+            "Waiting in the queue",
+            f"Position 3 in the queue · starts <t:{BEGAN + 121}:R>",
+            "Cancel",
+        ),
         ({"attempts": 1}, "Waiting in the queue", "this is attempt 2", "Cancel"),
-        ({"state": JobState.RUNNING, "cancel_requested": True}, "Stopping", "elapsed", ""),
+        ({"state": JobState.RUNNING, "cancel_requested": True}, "Stopping", "started <t:", ""),
+        (
+            {"state": JobState.RUNNING, "finish_requested": True, "sections_made": 2},
+            "Sending what is done",
+            "started <t:",
+            "Cancel",
+        ),
+        (
+            {"turns": 1, "finish_requested": True, "sections_made": 2, "sections": 5},
+            "Waiting for its next turn",
+            "2 of 5 sections become the video at the next turn",
+            "Cancel",
+        ),
         ({"state": JobState.CANCELLED}, "Cancelled", "a cat", "Again Edit"),
         (
             {"state": JobState.FAILED, "error_kind": ErrorKind.MEMORY, "error": "ask for less"},
@@ -124,6 +145,20 @@ def test_outside_sampling_no_section_or_step_is_named() -> None:
             "Again Edit Delete",
         ),
         (
+            {
+                "state": JobState.FINISHED,
+                "delivery": Delivery.DELIVERED,
+                "ended_at": NOW,
+                "result_message_id": 9,
+                "sections_made": 2,
+                "sections": 5,
+            },
+            "Finished",
+            "Only its end: the last 2 of 5 sections, 2.0 of 5 s. "
+            "It does not begin at the picture.\nTook 0:00 · [look](https://discord.com/channels/2/3/9)",
+            "Again Edit Delete",
+        ),
+        (
             {"state": JobState.FINISHED, "delivery": Delivery.UNDELIVERABLE, "error": "too big"},
             "Finished, but the video could not be posted",
             "too big",
@@ -134,7 +169,7 @@ def test_outside_sampling_no_section_or_step_is_named() -> None:
 def test_every_state_has_its_words(
     changes: dict[str, Any], title: str, words: str, buttons: str
 ) -> None:
-    place = Place(position=3, wait_s=121)
+    place = Place(position=3, starts_at=NOW + timedelta(seconds=121))
     card = status_card(job(**changes), NOW + timedelta(seconds=5), place=place)
     assert card.title == title
     assert words in card.text
@@ -167,7 +202,7 @@ def test_the_note_about_the_picture_is_shown() -> None:
 
 def test_an_embed_stays_within_discords_limits() -> None:
     nasty = job(prompt="*" * 2000, input_note="_" * 300)
-    embed = to_embed(status_card(nasty, NOW, place=Place(position=10**6, wait_s=1e6)))
+    embed = to_embed(status_card(nasty, NOW, place=Place(position=10**6, starts_at=NOW)))
     assert len(embed) < 6000
     assert len(embed.description or "") < 4096
 
@@ -202,13 +237,16 @@ def test_a_failure_says_whose_business_it_is() -> None:
 
 def test_the_queue_shows_everybody_and_no_prompts() -> None:
     waiting = [
-        (job(user_id=number, prompt="secret"), Place(position=number, wait_s=60.0 * number))
+        (
+            job(user_id=number, prompt="secret"),
+            Place(position=number, starts_at=NOW + timedelta(minutes=number)),
+        )
         for number in range(1, 41)
     ]
-    embed = queue_embed([(job(state=JobState.RUNNING), sampling())], waiting)
+    embed = queue_embed([(job(state=JobState.RUNNING), sampling())], waiting, NOW)
     text = embed.description or ""
-    assert text.startswith("▶ <@4> · 5 s of video · 45 % · about 2 min left")
-    assert "15. <@15> · 5 s of video · starts in about 15 min" in text
+    assert text.startswith(f"▶ <@4> · 5 s of video · 45 % · done <t:{BEGAN + 130}:R>")
+    assert f"15. <@15> · 5 s of video · starts <t:{BEGAN + 900}:R>" in text
     assert "… and 25 more" in text
     assert "secret" not in text
     assert len(text) < 4096
@@ -229,10 +267,55 @@ def test_clock(seconds: float, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(3, "1 min"), (119, "2 min"), (3599, "1 h 0 min"), (5400, "1 h 30 min")]
+    ("moved_s", "wait_s", "steady"),
+    [(40, 200, True), (-40, 200, True), (60, 200, False), (300, 3600, True), (400, 3600, False)],
 )
-def test_about(seconds: float, shown: str) -> None:
-    assert about(seconds) == shown
+def test_an_estimate_stands_until_it_clearly_changes(
+    moved_s: float, wait_s: float, steady: bool
+) -> None:
+    before = Place(position=2, starts_at=NOW + timedelta(seconds=wait_s - moved_s))
+    after = Place(position=2, starts_at=NOW + timedelta(seconds=wait_s))
+    assert after.steadied(before, NOW) == (before if steady else after)
+    assert Place(position=1, starts_at=after.starts_at).steadied(before, NOW).position == 1
+
+
+def test_an_estimate_that_has_passed_gives_way() -> None:
+    before = Place(position=1, starts_at=NOW - timedelta(seconds=1))
+    after = Place(position=1, starts_at=NOW + timedelta(seconds=20))
+    assert after.steadied(before, NOW) == after
+    assert after.steadied(Place(position=1), NOW) == after
+    assert Place(position=1).steadied(after, NOW) == Place(position=1)
+
+
+def test_while_the_queue_is_paused_it_says_so_and_no_time() -> None:
+    place = Place(position=2, paused=True)
+    assert (
+        "Position 2 in the queue · the queue is paused" in status_card(job(), NOW, place=place).text
+    )
+    text = queue_embed([], [(job(), place)], NOW).description or ""
+    assert text.startswith("Paused: nothing starts until an admin resumes the queue.\n2. <@4>")
+
+
+def test_f1s_part_is_its_beginning() -> None:
+    request = job_request(prompt="a cat", seed=1, seconds=6, variant="f1")
+    part = job(request=request, state=JobState.FINISHED, sections_made=2, sections=5)
+    assert part_sentence(part) == "Only its beginning: the first 2 of 5 sections, 2.4 of 6 s."
+    assert part_sentence(job(state=JobState.FINISHED, sections_made=5, sections=5)) == ""
+
+
+def test_the_askers_picture_is_small_in_the_corner_unless_the_video_is_a_spoiler(
+    tmp_path: Path,
+) -> None:
+    card = status_card(job(), NOW, folder=tmp_path)
+    assert card.files == (tmp_path / "input-small.jpg",)
+    assert to_embed(card).thumbnail.url == "attachment://input-small.jpg"
+    hidden = status_card(
+        job(state=JobState.RUNNING, spoiler=True),
+        NOW,
+        progress=sampling(preview="p.webp"),
+        folder=tmp_path,
+    )
+    assert hidden.files == ()
 
 
 def test_shorten_and_plain() -> None:

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from small_jobs import draw_picture
 
-from generator.encoders import bucket_size, cover_crop, encode_prompt, open_picture
+from generator.encoders import bucket_size, cover_crop, encode_prompt, open_picture, video_size
 from generator.errors import InputError
 from generator.models import ModelFolder
+from generator.protocol import Shape
 
 
 @pytest.mark.parametrize(
@@ -124,3 +125,22 @@ def test_a_long_prompt_is_cut_at_256_tokens(tiny_model: Path) -> None:
     tokenizer, llama = ModelFolder(tiny_model).load_tokenizer("tokenizer"), Recorder()
     assert encode_prompt(tokenizer, llama, "x" * 2000).shape == (1, 256, 1)
     assert llama.ids.shape == (1, 351)
+
+
+@pytest.mark.parametrize(
+    ("shape", "resolution", "size"),
+    [
+        (Shape.PICTURE, 640, (416, 960)),
+        (Shape.SQUARE, 640, (640, 640)),
+        (Shape.SQUARE, 250, (256, 256)),
+        (Shape.PORTRAIT, 640, (832, 480)),
+        (Shape.LANDSCAPE, 640, (480, 832)),
+        (Shape.PORTRAIT, 320, (416, 240)),
+    ],
+)
+def test_a_shape_is_the_pictures_or_as_named(
+    shape: Shape, resolution: int, size: tuple[int, int], tmp_path: Path
+) -> None:
+    picture = draw_picture(tmp_path / "wide.png", width=96, height=40)
+    assert video_size(picture, shape, resolution) == size
+    assert cover_crop(open_picture(picture), size).shape == (*size, 3)

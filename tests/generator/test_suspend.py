@@ -121,7 +121,7 @@ class Listener:
     def is_cancelled(self, job_id: str) -> bool:
         return False
 
-    is_suspended = is_cancelled
+    is_suspended = is_finishing = is_cancelled
 
 
 @pytest.mark.parametrize("placements", [1, 0])

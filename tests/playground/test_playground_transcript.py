@@ -63,6 +63,14 @@ async def test_buttons_mentions_and_links_are_readable(
     ]
 
 
+async def test_times_and_named_links_are_readable(playground: Playground, bot: SmallBot) -> None:
+    now = round(playground.world.clock.now().timestamp())
+    text = f"done <t:{now + 130}:R> started <t:{now - 600}:R> [look](https://example.org/a)"
+    sent = await playground.slash(playground.ben, playground.lounge, "colour", {"name": text})
+    await sent.answered()
+    assert told(playground)[1] == "done in 2 min started 10 min ago [look]"
+
+
 def test_settings_survive_the_way_through_toml(tmp_path: Path) -> None:
     settings = {
         "storage": {"data_dir": 'C:\\Users\\"ä"\\data'},

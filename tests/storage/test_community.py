@@ -109,6 +109,40 @@ async def test_while_paused_nothing_is_claimed(room: Room) -> None:
     await room.community.turn(Switch.PAUSED, on=False)
     claimed = await room.store.claim_next()
     assert claimed is not None and claimed.id == first
+    await room.store.note_sections(first, 2, 5)
+    await room.store.request_finish(first)
+    await room.store.suspended(first, 0.4)
+    await room.store.request_cancel(first)
+    anew = await room.community.retry(first)
+    assert anew is not None
+    assert (anew.turns, anew.furthest, anew.sections_made, anew.finish_requested) == (
+        0,
+        0,
+        0,
+        False,
+    )
+
+
+async def test_erasing_is_no_way_around_the_days_limit(room: Room) -> None:
+    done = await room.enqueue()
+    await room.store.claim_next()
+    await room.store.finish(done, "a.mp4")
+    await room.store.mark_delivered(done, 99)
+    before = await room.community.counted_today(BEN, GUILD)
+    assert await room.community.erase(BEN) == [done]
+    assert await room.community.counted_today(BEN, GUILD) == before != []
+    room.clock.now += timedelta(days=1, seconds=1)
+    assert await room.community.counted_today(BEN, GUILD) == []
+    await room.community.erase(BEN)
+    with closing(sqlite3.connect(room.community._path)) as database:
+        assert database.execute("SELECT count(*) FROM spent").fetchone() == (0,)
+
+
+async def test_a_preference_stays(room: Room) -> None:
+    assert await room.community.preference("variant") is None
+    await room.community.prefer("variant", "f1")
+    await room.community.prefer("variant", "i2v")
+    assert await room.community.preference("variant") == "i2v"
 
 
 async def test_a_larger_priority_goes_first(room: Room) -> None:

@@ -290,6 +290,7 @@ GUARDED: dict[str, tuple[Verb, set[JobState]]] = {
     "fail": (lambda s: s.fail("j", ErrorKind.DISK, "x"), {JobState.RUNNING, JobState.QUEUED}),
     "cancelled": (lambda s: s.cancelled("j"), {JobState.RUNNING}),
     "request_cancel": (lambda s: s.request_cancel("j"), {JobState.RUNNING, JobState.QUEUED}),
+    "note_sections": (lambda s: s.note_sections("j", 1, 3), {JobState.RUNNING}),
     "begin_delivery": (lambda s: s.begin_delivery("j"), {JobState.FINISHED}),
     "mark_delivered": (lambda s: s.mark_delivered("j", 1), {JobState.FINISHED}),
     "mark_undeliverable": (lambda s: s.mark_undeliverable("j", "x"), {JobState.FINISHED}),
@@ -324,6 +325,38 @@ async def test_a_delivered_job_is_never_delivered_again(store: JobStore) -> None
     for verb in ("begin_delivery", "mark_delivered", "mark_undeliverable"):
         with pytest.raises(WrongState, match="finished and delivered"):
             await GUARDED[verb][0](store)
+
+
+async def test_what_is_done_can_be_sent_once_a_section_is_finished(store: JobStore) -> None:
+    await into(store, JobState.RUNNING)
+    with pytest.raises(WrongState, match="it can not be cut short"):
+        await store.request_finish("j")
+    await store.note_sections("j", 2, 5)
+    waiting = await store.suspended("j", 0.4)
+    assert (waiting.sections_made, waiting.sections, waiting.finish_requested) == (2, 5, False)
+    assert (await store.request_finish("j")).finish_requested
+    assert (await store.request_finish("j")).state is JobState.QUEUED
+    await store.claim_next()
+    ended = await store.finish("j", "v.mp4", 2, 5)
+    assert (ended.sections_made, ended.share_made) == (2, 0.4)
+
+
+async def test_what_is_to_stop_is_not_sent(store: JobStore) -> None:
+    await into(store, JobState.RUNNING)
+    await store.note_sections("j", 2, 5)
+    await store.request_cancel("j")
+    with pytest.raises(WrongState):
+        await store.request_finish("j")
+
+
+async def test_a_deleted_status_message_is_told_from_one_never_posted(store: JobStore) -> None:
+    job = await store.enqueue(new("j"))
+    assert (job.status_message_id, job.status_deleted) == (None, False)
+    await store.save_status_message("j", 5)
+    job = await store.forget_status_message("j")
+    assert (job.status_message_id, job.status_deleted) == (None, True)
+    job = await store.save_status_message("j", 6)
+    assert (job.status_message_id, job.status_deleted) == (6, False)
 
 
 async def test_unfinished_jobs_of_one_user(store: JobStore) -> None:
@@ -362,6 +395,14 @@ async def test_speed_is_known_before_the_first_job_is_done(store: JobStore) -> N
     assert await store.speed() is None  # nobody knows how far it got
     await store.suspended("j", 0.25)
     assert await store.speed() == pytest.approx(12.0)
+
+
+async def test_speed_of_a_video_of_some_sections_counts_what_was_made(store: JobStore) -> None:
+    await store.enqueue(new("j"))
+    await store.claim_next()
+    await store.charge("j", 100)
+    await store.finish("j", "v.mp4", 2, 5)
+    assert await store.speed() == pytest.approx(100 / (5.0 * 2 / 5))
 
 
 async def test_speed_forgets_the_distant_past(store: JobStore, clock: Clock) -> None:
