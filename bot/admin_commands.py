@@ -179,7 +179,7 @@ def _limits(office: Office) -> app_commands.Group:
         per_day: app_commands.Range[int, 0, 10000] | None = None,
         seconds: app_commands.Range[float, 0.1, 120.0] | None = None,
         nsfw_only: bool | None = None,
-        channel: discord.TextChannel | None = None,
+        channel: discord.TextChannel | discord.ForumChannel | None = None,
         role: discord.Role | None = None,
         block: app_commands.Range[str, 1, 100] | None = None,
         log_channel: discord.TextChannel | None = None,

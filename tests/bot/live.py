@@ -12,6 +12,7 @@ import io
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from PIL import Image
@@ -30,7 +31,11 @@ from bot.playground import (
 )
 from storage.jobs import Job, read_jobs
 
+Found = TypeVar("Found")
 FAKE = Path(__file__).resolve().parent.parent / "fake_generator.py"
+WITHIN_S = 90.0
+"""How long a test waits for what must come. Long: on a machine whose processors others had taken, a
+job of a second needed more than half a minute, and nothing was wrong."""
 COMMANDS = ("animate", "cancel", "queue")
 
 
@@ -69,7 +74,7 @@ class Live:
                     stop=stop,
                 )
             )
-            ready = group.create_task(self.playground.bot_ready(*COMMANDS))
+            ready = group.create_task(self.playground.bot_ready(*COMMANDS, timeout_s=WITHIN_S))
             await asyncio.wait([bot, ready], return_when=asyncio.FIRST_COMPLETED)
             if bot.done():
                 ready.cancel()
@@ -111,11 +116,15 @@ class Live:
             if any(file.filename.endswith(".mp4") for file in message.attachments)
         ]
 
-    async def video(self, channel: Channel | None = None, timeout_s: float = 30) -> Message:
+    async def sees(self, look: Callable[[], Found | None]) -> Found:
+        """What `look` finds, as soon as it finds something on the playground."""
+        return await self.playground.until(look, WITHIN_S)
+
+    async def video(self, channel: Channel | None = None, timeout_s: float = WITHIN_S) -> Message:
         found = await self.playground.until(lambda: self.videos(channel), timeout_s)
         return found[0]
 
-    async def status_says(self, words: str, timeout_s: float = 30) -> Message:
+    async def status_says(self, words: str, timeout_s: float = WITHIN_S) -> Message:
         def look() -> Message | None:
             status = self.status()
             return status if status and words in plain_text(status) else None
@@ -130,9 +139,9 @@ class Live:
             labels = [control.get("label") for control in controls(status)] if status else []
             return status if "Again" in labels else None
 
-        return await self.playground.until(look, 30)
+        return await self.playground.until(look, WITHIN_S)
 
-    async def until(self, look: Callable[[], object], timeout_s: float = 20) -> None:
+    async def until(self, look: Callable[[], object], timeout_s: float = WITHIN_S) -> None:
         """Wait for something that the playground does not see, such as a row."""
         async with asyncio.timeout(timeout_s):
             while not look():  # noqa: ASYNC110
@@ -143,7 +152,7 @@ class Live:
             response = interaction.response
             return response.content if response and words in response.content else None
 
-        return await self.playground.until(look, 20)
+        return await self.playground.until(look, WITHIN_S)
 
     def jobs(self) -> list[Job]:
         return read_jobs(self.folder / "bot.sqlite3")

@@ -10,6 +10,7 @@ import pytest
 import simcord
 from simcord_scene import NoBackend, Scene, jobs
 
+from bot.admin_commands import admin_group
 from bot.client import Client
 from bot.config import Config
 from generator.protocol import ErrorKind
@@ -134,6 +135,14 @@ async def test_limits_are_set_listed_twice_taken_away_and_reset(
     assert (rules.roles, rules.blocked, rules.max_seconds) == ((), (), 4)
     await bureau.admin("limits reset")
     assert await community.rules(bureau.guild.id) == Rules()
+
+
+def test_forums_can_be_named_as_places_too(simcord_bot: Client) -> None:
+    group = admin_group(simcord_bot.desk)
+    [limits] = [o for o in group.to_dict(simcord_bot.tree)["options"] if o["name"] == "limits"]
+    [change] = [option for option in limits["options"] if option["name"] == "set"]
+    [channel] = [option for option in change["options"] if option["name"] == "channel"]
+    assert set(channel["channel_types"]) >= {0, 15}
 
 
 async def test_the_generator_is_unloaded_and_restarted(

@@ -36,7 +36,7 @@ async def test_a_picture_and_a_sentence_come_back_as_a_video(live: Live) -> None
         assert asked.response is not None
         assert asked.response.ephemeral_for == live.playground.ben.id
         video = await live.video()
-        await live.playground.until(lambda: len(controls(live.status())) == 3)
+        await live.sees(lambda: len(controls(live.status())) == 3)
         link = await live.answer_says(asked, "https://discord.com/channels/")
     status = live.status()
     assert status is not None
@@ -93,7 +93,7 @@ async def test_edit_is_a_form_with_the_old_values(live: Live) -> None:
         await live.video()
         status = await live.delivered_status()
         pressed = await playground.press(status, button(status, "Edit"), playground.ben)
-        await playground.until(lambda: pressed.modal)
+        await live.sees(lambda: pressed.modal)
         fields = [label["component"] for label in pressed.modal["components"]]
         values = {field["custom_id"]: field.get("value") for field in fields}
         assert values == {
@@ -108,7 +108,7 @@ async def test_edit_is_a_form_with_the_old_values(live: Live) -> None:
         await live.answer_says(submitted, "https://discord.com/channels/")
         await live.until(lambda: len(live.videos()) == 2)
         pressed = await playground.press(status, button(status, "Edit"), playground.ben)
-        await playground.until(lambda: pressed.modal)
+        await live.sees(lambda: pressed.modal)
         refused = await playground.submit_modal(pressed, {**changed, "steps": "man"})
         await live.answer_says(refused, "“man” is not a number")
     request = live.jobs()[1].request
@@ -124,7 +124,7 @@ async def test_a_picture_in_a_message_is_animated_from_its_menu(live: Live) -> N
         refused = await playground.message_command(playground.ben, text, "Animate this image")
         await live.answer_says(refused, "This message has no picture")
         asked = await playground.message_command(playground.ben, message, "Animate this image")
-        await playground.until(lambda: asked.modal)
+        await live.sees(lambda: asked.modal)
         filled = {"prompt": "the boat rocks", "seconds": "1.5", "references": [PICTURE, PICTURE]}
         submitted = await playground.submit_modal(asked, filled)
         await live.answer_says(submitted, "https://discord.com/channels/")
@@ -155,9 +155,7 @@ async def test_who_is_named_but_may_not_manage_the_server_is_no_admin(live: Live
             command = f"admin generator {verb}"
             asked = await playground.slash(playground.ada, playground.pictures, command)
             words = "gives its memory back" if verb == "unload" else ""
-            await playground.until(
-                lambda a=asked: a.response and a.response.content != "One moment."
-            )
+            await live.sees(lambda a=asked: a.response and a.response.content != "One moment.")
             assert words in asked.response.content
         assert "Model fake" in asked.response.content
         await live.animate()
@@ -235,7 +233,7 @@ async def test_the_status_message_shows_progress_and_a_preview(live: Live) -> No
             status = live.status()
             return status is not None and len(status.attachments) == 2
 
-        await live.playground.until(preview)
+        await live.sees(preview)
         await live.status_says("Took")
     edits = [
         event.at
@@ -303,7 +301,7 @@ async def test_a_refusal_whose_token_is_dead_goes_to_the_channel(live: Live) -> 
         asked = await live.animate(picture=Upload(filename="a.png", data=b"this is no picture"))
         await asked.answered()
         asked.kill_token()
-        [message] = await live.playground.until(live.posts)
+        [message] = await live.sees(live.posts)
     assert message.content.startswith(f"<@{live.playground.ben.id}>, about your `/animate`:")
     assert message.pings == ()
     assert live.jobs() == []
@@ -348,13 +346,13 @@ async def test_after_a_restart_the_cancel_button_works_and_jobs_go_on(live: Live
         await live.animate()
         await live.status_says("step ")
         await live.animate(live.playground.cleo)
-        await live.playground.until(lambda: len(live.posts()) == 2)
+        await live.sees(lambda: len(live.posts()) == 2)
     first, second = live.jobs()
     assert (first.state, second.state) == (JobState.RUNNING, JobState.QUEUED)
     async with live.running(*SLOW):
         status = live.playground.world.messages[first.status_message_id or 0]
         await live.playground.press(status, f"framepack:cancel:{first.id}", live.playground.ben)
-        await live.playground.until(
+        await live.sees(
             lambda: "Cancelled" in plain_text(live.playground.world.messages[status.id])
         )
         await live.until(lambda: live.jobs()[1].state is JobState.RUNNING)
@@ -416,7 +414,7 @@ async def test_a_deleted_channel_means_a_direct_message(live: Live) -> None:
     channel = live.playground.add_channel("short-lived")
     async with live.running("--steps", "20", "--step-s", "0.05"):
         await live.animate(channel=channel)
-        await live.playground.until(lambda: live.posts(channel))
+        await live.sees(lambda: live.posts(channel))
         live.playground.delete_channel(channel)
         await live.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
 
@@ -426,7 +424,7 @@ async def test_who_removes_the_bot_cancels_what_waits_there(live: Live) -> None:
         await live.animate()
         await live.status_says("step ")
         await live.animate(live.playground.cleo)
-        await live.playground.until(lambda: len(live.posts()) == 2)
+        await live.sees(lambda: len(live.posts()) == 2)
         live.playground.kick_bot()
         await live.until(lambda: _state(live, 1) is JobState.CANCELLED)
     live.playground.world.is_member = True
@@ -481,7 +479,7 @@ async def test_what_is_out_of_range_is_one_sentence(live: Live) -> None:
 async def test_a_file_that_is_no_picture_is_one_sentence(live: Live) -> None:
     async with live.running():
         asked = await live.animate(picture=Upload(filename="a.png", data=b"%PDF-1.7 not one"))
-        await live.playground.until(
+        await live.sees(
             lambda: asked.response and "looking at your picture" not in asked.response.content
         )
         assert asked.response is not None

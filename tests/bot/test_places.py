@@ -143,7 +143,7 @@ async def test_what_fits_nowhere_is_kept_and_the_message_says_where(
         await live.animate()
         await live.until(live.status)
         live.playground.faults.too_large(POST, times=3)
-        await live.status_says("could not be posted", timeout_s=60)
+        await live.status_says("could not be posted")
     [job] = live.jobs()
     assert (job.state, job.delivery) == (JobState.FINISHED, Delivery.UNDELIVERABLE)
     [told] = [message for message in live.posts() if not message.embeds]

@@ -28,8 +28,10 @@ from generator.protocol import (
 REQUEST = JobRequest(prompt="a cat\nwalks\u2028 🐈", seed=2**53 - 1, references=("a.png", "b.png"))
 TO_GENERATOR = [
     Generate(job_id="a", folder="C:\\jobs\\a", request=REQUEST),
-    *(kind(job_id="a") for kind in (protocol.Cancel, protocol.Suspend)),
+    Generate(job_id="a", folder="C:\\jobs\\a", request=REQUEST, only_finished=True),
+    *(kind(job_id="a") for kind in (protocol.Cancel, protocol.Suspend, protocol.Finish)),
     protocol.Unload(),
+    protocol.Measure(),
 ]
 EXAMPLES: dict[str, Any] = {
     "job_id": "a",
@@ -45,6 +47,10 @@ EXAMPLES: dict[str, Any] = {
     "height": 64,
     "fps": 30,
     "size_bytes": 10,
+    "sections_made": 2,
+    "sections": 5,
+    "ram_used": 1 << 30,
+    "ram_free": 1 << 34,
 }
 
 
