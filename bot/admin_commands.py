@@ -19,7 +19,27 @@ from generator.protocol import Variant
 from storage.community import Rules
 
 Interaction = discord.Interaction[Any]
+Channel = app_commands.AppCommandChannel
 MOST_BLOCKED = 500
+
+
+class Place(app_commands.Transformer):
+    """A channel where jobs can be asked for, or that holds posts or threads where they can."""
+
+    @property
+    def type(self) -> discord.AppCommandOptionType:
+        """A channel."""
+        return discord.AppCommandOptionType.channel
+
+    @property
+    def channel_types(self) -> list[discord.ChannelType]:
+        """Which are offered. Discord's document of its API does not admit media channels."""
+        return [discord.ChannelType.text, discord.ChannelType.news, discord.ChannelType.forum]
+
+    async def transform(self, interaction: Interaction, value: Any, /) -> Channel:
+        """The channel as it comes; only its id is used."""
+        assert isinstance(value, Channel)
+        return value
 
 
 def admin_group(desk: Desk) -> app_commands.Group:
@@ -179,7 +199,7 @@ def _limits(office: Office) -> app_commands.Group:
         per_day: app_commands.Range[int, 0, 10000] | None = None,
         seconds: app_commands.Range[float, 0.1, 120.0] | None = None,
         nsfw_only: bool | None = None,
-        channel: discord.TextChannel | discord.ForumChannel | None = None,
+        channel: app_commands.Transform[Channel, Place] | None = None,
         role: discord.Role | None = None,
         block: app_commands.Range[str, 1, 100] | None = None,
         log_channel: discord.TextChannel | None = None,

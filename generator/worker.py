@@ -167,7 +167,7 @@ def serve(settings: ServeSettings) -> int:
         return 1
     workshop.resume_every_s = settings.resume_every_s
     line.send(_ready(workshop))
-    inbox = Inbox(sys.stdin.buffer, lambda: line.send(_measured(workshop)))
+    inbox = Inbox(sys.stdin.buffer, lambda: _measure(workshop, line))
     # Seconds of imports that the first job need not wait for.
     import generator.pipeline  # noqa: F401
 
@@ -300,21 +300,27 @@ def _ready(workshop: Workshop) -> Ready:
     )
 
 
-def _measured(workshop: Workshop) -> Measured:
+def _measure(workshop: Workshop, line: Line) -> None:
+    """Answer `Measure`. What fails here must not end the thread that reads."""
     from generator.machine import measure, own_ram, vram_held
 
     placement = workshop.placement
-    machine = measure(placement.device)
-    return Measured(
-        placement=placement.why,
-        variant=placement.loaded_variant(),
-        ram_used=own_ram(),
-        ram_free=machine.ram_free,
-        ram_limit=machine.ram_limit,
-        vram_used=vram_held(placement.device),
-        vram_free=machine.vram_free,
-        vram_total=machine.vram_total,
-    )
+    try:
+        machine = measure(placement.device)
+        answer = Measured(
+            placement=placement.why,
+            variant=placement.loaded_variant(),
+            ram_used=own_ram(),
+            ram_free=machine.ram_free,
+            ram_limit=machine.ram_limit,
+            vram_used=vram_held(placement.device),
+            vram_free=machine.vram_free,
+            vram_total=machine.vram_total,
+        )
+    except (RuntimeError, OSError) as error:  # a GPU in trouble is the job's to tell
+        log.warning("Memory can not be measured: %s", error)
+    else:
+        line.send(answer)
 
 
 def _missing_package(error: ImportError) -> str:

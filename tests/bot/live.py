@@ -131,11 +131,11 @@ class Live:
 
         return await self.playground.until(look, timeout_s)
 
-    async def delivered_status(self) -> Message:
+    async def delivered_status(self, channel: Channel | None = None) -> Message:
         """The status message once it is a record of what was made, with its buttons."""
 
         def look() -> Message | None:
-            status = self.status()
+            status = self.status(channel)
             labels = [control.get("label") for control in controls(status)] if status else []
             return status if "Again" in labels else None
 

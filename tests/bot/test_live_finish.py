@@ -29,7 +29,7 @@ async def test_cancel_sends_what_is_done_if_its_owner_wants_it(live: Live) -> No
         pressed = await playground.press(asked.response, send, playground.ben)
         await live.answer_says(pressed, "it comes in a moment")
         video = await live.video()
-        await live.status_says("Took")
+        await live.delivered_status()
     [job] = live.jobs()
     assert (job.state, job.delivery) == (JobState.FINISHED, Delivery.DELIVERED)
     assert 2 <= job.sections_made < 600

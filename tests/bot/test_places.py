@@ -25,9 +25,8 @@ async def test_in_a_forum_post_everything_happens_there(live: Live) -> None:
         await live.answer_says(asked, f"/{post.id}/")
         video = await live.video(post)
         await live.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
-        await live.until(lambda: "Took" in plain_text(live.status(post)))
-        status = live.status(post)
-        assert status is not None and video.reply_to_id == status.id
+        status = await live.delivered_status(post)
+        assert video.reply_to_id == status.id
         pressed = await live.playground.press(status, button(status, "Again"), live.playground.ben)
         await live.answer_says(pressed, f"/{post.id}/")
         await live.until(lambda: len(live.videos(post)) == 2)
@@ -70,9 +69,7 @@ async def test_in_direct_messages_if_the_operator_allows_it(live: Live) -> None:
         asked = await live.animate(channel=dm)
         await live.answer_says(asked, "https://discord.com/channels/@me/")
         await live.video(dm)
-        await live.until(lambda: "Took" in plain_text(live.status(dm)))
-        status = live.status(dm)
-        assert status is not None
+        status = await live.delivered_status(dm)
         pressed = await playground.press(status, button(status, "Delete"), playground.ben)
         await live.answer_says(pressed, "Deleted `")
         await live.until(lambda: not live.posts(dm))
@@ -158,7 +155,7 @@ async def test_the_menu_takes_no_little_picture_of_a_status_message(live: Live) 
     async with live.running():
         await live.animate()
         await live.video()
-        status = await live.status_says("Took")
+        status = await live.delivered_status()
         assert status.attachments
         asked = await playground.message_command(playground.cleo, status, "Animate this image")
         await live.answer_says(asked, "This message has no picture")
@@ -169,7 +166,7 @@ async def test_after_retention_the_buttons_say_what_became_of_the_job(live: Live
     async with live.running():
         await live.animate()
         await live.video()
-        status = await live.status_says("Took")
+        status = await live.delivered_status()
         erased = await playground.slash(
             playground.ben, playground.pictures, "privacy", {"delete_everything": True}
         )
@@ -183,7 +180,7 @@ async def test_a_spoiler_shows_no_picture_before_it_is_clicked(live: Live) -> No
     async with live.running("--steps", "20", "--step-s", "0.05"):
         await live.animate(spoiler=True, picture=PICTURE)
         video = await live.video()
-        status = await live.status_says("Took")
+        status = await live.delivered_status()
     assert video.attachments[0].filename.startswith("SPOILER_")
     edits = [e.message for e in live.playground.events if e.message and e.message.id == status.id]
     assert not any(message.attachments for message in edits)
