@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 FILLED = 0.97
 """How much of a limit is used: the container needs some, and rate control is not exact."""
-ENCODED_AT_A_SIZE = 2
-"""Of a short video rate control misses by some percent; the second time that is allowed for."""
+ENCODED_AT_A_SIZE = 3
+"""Of a short video rate control misses by some percent; then that is allowed for."""
 SCALES = (1.0, 0.75, 0.5, 0.375, 0.25)
 LEAST_BITS_PER_PIXEL = 0.02
 """Below it H.264 shows blocks instead of a picture; a smaller size looks better."""

@@ -141,6 +141,19 @@ def has_halves(image: Image.Image, left: tuple[int, ...] = RED, right: tuple[int
 
 
 @in_shared_loop
+async def test_a_little_jpeg_without_metadata_comes_too(shared: Intake, tmp_path: Path) -> None:
+    raw = packed(halves((1000, 500)), "JPEG", quality=90)
+    folder = tmp_path / "job"
+    await shared.accept(raw, folder / "input.png", folder / "input-small.jpg")
+    assert sorted(names(folder)) == ["input-small.jpg", "input.png"]
+    with Image.open(folder / "input-small.jpg") as image:
+        assert (image.format, image.size, dict(image.getexif())) == ("JPEG", (256, 128), {})
+    with pytest.raises(RefusedPicture):
+        await shared.accept(b"no picture", tmp_path / "a" / "input.png", tmp_path / "a" / "s.jpg")
+    assert not (tmp_path / "a").exists()
+
+
+@in_shared_loop
 async def test_a_png_of_a_few_bytes_that_claims_60000_squared(
     shared: Intake, tmp_path: Path
 ) -> None:

@@ -134,7 +134,7 @@ async def test_show_brings_the_video_anywhere_to_those_who_may_see_it(live: Live
 async def test_what_fits_nowhere_is_kept_and_the_message_says_where(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = await asyncio.to_thread(noisy_video, live.folder / "noise.mp4")
+    source = await asyncio.to_thread(noisy_video, live.folder / "noise.mp4", "176x144", 1)
     monkeypatch.setenv("FAKE_VIDEO", str(source))
     async with live.running("real_video", "--step-s", "0.3"):
         await live.animate()
