@@ -147,17 +147,20 @@ async def test_who_is_named_but_may_not_manage_the_server_is_no_admin(live: Live
             (playground.ada, "Model fake on a fake, float32. Up for 0:0"),
             (playground.ada, "Where the weights lie: stream: 8.0 GiB of VRAM are too few"),
             (playground.ada, "Memory: 5.0 GiB of VRAM used, 2.0 GiB of 8.0 GiB free; 3.0 GiB of"),
-            (playground.ada, "Loaded: none. Preferred: i2v."),
+            (playground.ada, "Loaded: i2v. Preferred: i2v."),
         ):
             asked = await playground.slash(who, playground.pictures, "admin generator status")
             await live.answer_says(asked, words)
-        for verb in ("unload", "status", "restart", "status"):
+        for verb, words in (
+            ("unload", "gives its memory back"),
+            ("status", "Loaded: none. Preferred: i2v."),
+            ("restart", "has been restarted"),
+            ("status", "Model fake"),
+        ):
             command = f"admin generator {verb}"
             asked = await playground.slash(playground.ada, playground.pictures, command)
-            words = "gives its memory back" if verb == "unload" else ""
             await live.sees(lambda a=asked: a.response and a.response.content != "One moment.")
             assert words in asked.response.content
-        assert "Model fake" in asked.response.content
         await live.animate()
         await live.until(lambda: len(live.videos()) == 2)
 
@@ -223,7 +226,7 @@ async def test_the_status_message_shows_progress_and_a_preview(live: Live) -> No
 
         assert files_of(first) == ["input-small.jpg"]
         thumbnail = first.attachments[0]
-        assert first.embeds[0]["thumbnail"]["url"] == thumbnail.url
+        assert first.embeds[0]["thumbnail"]["url"] == "attachment://input-small.jpg"
         with Image.open(io.BytesIO(live.playground.file(thumbnail))) as small:
             assert (small.format, small.size) == ("JPEG", (64, 48))
         assert "0.1 s a step · started <t:" in plain_text(first)
@@ -245,8 +248,6 @@ async def test_the_status_message_shows_progress_and_a_preview(live: Live) -> No
     status = live.status()
     assert status is not None
     assert files_of(status) == ["input-small.jpg"]
-    sent = [name for call in live.playground.calls for name, _ in call.files]
-    assert sent.count("input-small.jpg") == 1
 
 
 def files_of(message: Message) -> list[str]:
