@@ -518,7 +518,7 @@ async def test_a_generator_that_breaks_later_leaves_the_bot_alive(live: Live) ->
 async def test_a_full_disk_is_one_sentence(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     from bot.intake import Intake
 
-    async def full(self: Intake, raw: bytes, destination: Path) -> None:
+    async def full(self: Intake, raw: bytes, destination: Path, small: Path | None) -> None:
         destination.parent.mkdir(parents=True)
         destination.with_suffix(".part").write_bytes(raw[:5])
         raise OSError(28, "No space left on device")
