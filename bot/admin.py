@@ -24,12 +24,13 @@ from bot.desk import PREFERRED, Desk, preferred_variant
 from bot.orders import Refusal
 from bot.posts import PostError
 from bot.replies import Reply
+from bot.speech import ENGLISH, speaking
 from bot.texts import Text, say
 from bot.views import clock, plain, queue_embed, shorten
-from bot.words import FAILURES, STATES
-from generator.protocol import ErrorKind, Measured, Variant
+from bot.words import FAILURES, STATES, Word
+from generator.protocol import Measured, Variant
 from storage.community import Rules, Standing, Switch
-from storage.jobs import Job, JobState, WrongState, utc_now
+from storage.jobs import Job, WrongState, utc_now
 
 log = logging.getLogger(__name__)
 
@@ -106,13 +107,14 @@ class Office:
         channel_id = (await desk.community.rules(guild_id)).log_channel
         if channel_id is None:
             return
-        text = say(
-            Text.ADMIN_LOGGED,
-            actor=f"<@{actor_id}>",
-            action=action,
-            target=target,
-            reason=plain(reason) or say(Text.GATE_NO_REASON),
-        )
+        with speaking(ENGLISH):  # everybody reads it
+            text = say(
+                Text.ADMIN_LOGGED,
+                actor=f"<@{actor_id}>",
+                action=action,
+                target=target,
+                reason=plain(reason) or Text.GATE_NO_REASON,
+            )
         try:
             await desk.posts.post_text(channel_id, text, nonce=str(interaction.id))
         except PostError as error:
@@ -211,7 +213,7 @@ class Office:
         standing = await self._desk.community.standing(guild_id, user_id)
         found = await self._desk.community.jobs_of(user_id, JOBS_SHOWN)
         lines = [
-            f"`{job.id}` · {STATES[job.state]} {plain(job.error or '')}".rstrip()
+            f"`{job.id}` · {say(STATES[job.state])} {plain(job.error or '')}".rstrip()
             for job in found
             if job.guild_id == guild_id
         ]
@@ -222,27 +224,20 @@ class Office:
     async def show_limits(self, guild_id: int) -> str:
         """The server's rules, with what the config says where the server says nothing."""
         rules, limits = await self._desk.community.rules(guild_id), self._desk.config.limits
-        given = {
-            "waiting": rules.max_waiting,
-            "per_day": rules.max_per_day,
-            "seconds": rules.max_seconds,
+        most, nothing = limits.max_per_day or Text.ADMIN_NO_LIMIT, Word.NOTHING
+        shown: dict[Word, object] = {
+            Word.LIMIT_WAITING: _else(rules.max_waiting, limits.max_waiting_per_user),
+            Word.LIMIT_PER_DAY: _else(rules.max_per_day, most),
+            Word.LIMIT_SECONDS: _else(rules.max_seconds, limits.max_seconds),
+            Word.LIMIT_CHANNELS: " ".join(f"<#{c}>" for c in rules.channels) or nothing,
+            Word.LIMIT_ROLES: " ".join(f"<@&{r}>" for r in rules.roles) or nothing,
+            Word.LIMIT_NSFW: Word.YES if rules.nsfw_only else Word.NO,
+            Word.LIMIT_BLOCKED: plain(", ".join(rules.blocked)) or nothing,
+            Word.LIMIT_LOG: f"<#{rules.log_channel}>" if rules.log_channel else nothing,
         }
-        usual = {
-            "waiting": limits.max_waiting_per_user,
-            "per_day": limits.max_per_day or say(Text.ADMIN_NO_LIMIT),
-            "seconds": limits.max_seconds,
-        }
-        lines = [
-            f"{name}: {usual[name] if value is None else value}" for name, value in given.items()
-        ]
-        lines += [
-            f"channels: {' '.join(f'<#{c}>' for c in rules.channels) or '–'}",
-            f"roles: {' '.join(f'<@&{r}>' for r in rules.roles) or '–'}",
-            f"nsfw_only: {rules.nsfw_only}",
-            f"blocked: {plain(', '.join(rules.blocked)) or '–'}",
-            f"log_channel: {f'<#{rules.log_channel}>' if rules.log_channel else '–'}",
-        ]
-        return "\n".join(lines)
+        return "\n".join(
+            say(Text.ADMIN_LIMIT, name=name, value=value) for name, value in shown.items()
+        )
 
     async def change_rules(self, guild_id: int, change: Callable[[Rules], Rules]) -> str:
         """Change the server's rules and show them."""
@@ -316,16 +311,16 @@ class Office:
         found = await self._desk.community.statistics(
             guild_id, datetime.now(UTC) - timedelta(days=days)
         )
-        states = ", ".join(f"{STATES[JobState(s)]}: {n}" for s, n in found.jobs.items())
-        failures = [f"{FAILURES[ErrorKind(k)]}: {n}" for k, n in found.failures.items()]
+        states = ", ".join(f"{say(STATES[s])}: {n}" for s, n in found.jobs.items())
+        failures = [f"{say(FAILURES[k])}: {n}" for k, n in found.failures.items()]
         return say(
             Text.ADMIN_STATS,
             days=days,
-            states=states or "–",
+            states=states or Word.NOTHING,
             video=clock(found.video_s),
             wait=clock(found.mean_wait_s or 0),
             work=clock(found.mean_work_s or 0),
-            failures="\n".join(failures) or "–",
+            failures="\n".join(failures) or Word.NOTHING,
         )
 
     async def audit(self, guild_id: int) -> str:
@@ -343,6 +338,10 @@ class Office:
         if job is None or job.guild_id != guild_id:
             raise Refusal(say(Text.CANCEL_UNKNOWN, job_id=plain(job_id[:40])))
         return job
+
+
+def _else(value: object, usual: object) -> object:
+    return usual if value is None else value
 
 
 def _memory(measured: Measured | None) -> str:

@@ -6,7 +6,9 @@ Decides: names, options and their ranges. Refuses to know: what the verbs do and
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import discord
 import msgspec
@@ -14,13 +16,33 @@ from discord import app_commands
 
 from bot.admin import Office
 from bot.desk import Desk
-from bot.texts import Text, say
+from bot.texts import Text
+from bot.translator import said
+from bot.words import Word
 from generator.protocol import Variant
 from storage.community import Rules
 
 Interaction = discord.Interaction[Any]
 Channel = app_commands.AppCommandChannel
+Callback = TypeVar("Callback", bound=Callable[..., Any])
 MOST_BLOCKED = 500
+OPTIONS = {
+    "reason": Word.OPTION_REASON,
+    "job": Word.OPTION_JOB,
+    "place": Word.OPTION_PLACE,
+    "user": Word.OPTION_USER,
+    "waiting": Word.OPTION_WAITING,
+    "per_day": Word.OPTION_PER_DAY,
+    "level": Word.OPTION_LEVEL,
+    "seconds": Word.OPTION_SECONDS,
+    "nsfw_only": Word.OPTION_NSFW,
+    "channel": Word.OPTION_CHANNEL,
+    "role": Word.OPTION_ROLE,
+    "block": Word.OPTION_BLOCK,
+    "log_channel": Word.OPTION_LOG,
+    "name": Word.OPTION_VARIANT,
+    "days": Word.OPTION_DAYS,
+}
 
 
 class Place(app_commands.Transformer):
@@ -47,22 +69,30 @@ def admin_group(desk: Desk) -> app_commands.Group:
     office = Office(desk)
     group = app_commands.Group(
         name="admin",
-        description=say(Text.ADMIN),
+        description=said(Text.ADMIN),
         guild_only=True,
         default_permissions=discord.Permissions(manage_guild=True),
     )
     for part in (_queue(office), _user(office), _limits(office), _generator(office)):
         group.add_command(part)
 
-    @group.command(name="stats", description=say(Text.ADMIN_STATS_TEXT))
+    @group.command(name="stats", description=said(Text.ADMIN_STATS_TEXT))
+    @_described
     async def stats(interaction: Interaction, days: app_commands.Range[int, 1, 3650] = 30) -> None:
         await office.look(interaction, lambda: office.statistics(_guild(interaction), days))
 
-    @group.command(name="audit", description=say(Text.ADMIN_AUDIT_TEXT))
+    @group.command(name="audit", description=said(Text.ADMIN_AUDIT_TEXT))
+    @_described
     async def audit(interaction: Interaction) -> None:
         await office.look(interaction, lambda: office.audit(_guild(interaction)))
 
     return group
+
+
+def _described(callback: Callback) -> Callback:
+    """Give the command's options their texts."""
+    names = [name for name in inspect.signature(callback).parameters if name in OPTIONS]
+    return app_commands.describe(**{name: said(OPTIONS[name]) for name in names})(callback)
 
 
 def _guild(interaction: Interaction) -> int:
@@ -70,17 +100,20 @@ def _guild(interaction: Interaction) -> int:
 
 
 def _queue(office: Office) -> app_commands.Group:
-    group = app_commands.Group(name="queue", description=say(Text.ADMIN_QUEUE_TEXT))
+    group = app_commands.Group(name="queue", description=said(Text.ADMIN_QUEUE_TEXT))
 
-    @group.command(name="list", description=say(Text.ADMIN_LIST_TEXT))
+    @group.command(name="list", description=said(Text.ADMIN_LIST_TEXT))
+    @_described
     async def list_all(interaction: Interaction) -> None:
         await office.look(interaction, office.queue)
 
-    @group.command(name="pause", description=say(Text.ADMIN_PAUSE_TEXT))
+    @group.command(name="pause", description=said(Text.ADMIN_PAUSE_TEXT))
+    @_described
     async def pause(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(interaction, "queue pause", "", reason, lambda: office.switch(paused=True))
 
-    @group.command(name="resume", description=say(Text.ADMIN_RESUME_TEXT))
+    @group.command(name="resume", description=said(Text.ADMIN_RESUME_TEXT))
+    @_described
     async def resume(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(
             interaction,
@@ -90,18 +123,21 @@ def _queue(office: Office) -> app_commands.Group:
             lambda: office.switch(paused=False, draining=False),
         )
 
-    @group.command(name="drain", description=say(Text.ADMIN_DRAIN_TEXT))
+    @group.command(name="drain", description=said(Text.ADMIN_DRAIN_TEXT))
+    @_described
     async def drain(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(
             interaction, "queue drain", "", reason, lambda: office.switch(draining=True)
         )
 
-    @group.command(name="clear", description=say(Text.ADMIN_CLEAR_TEXT))
+    @group.command(name="clear", description=said(Text.ADMIN_CLEAR_TEXT))
+    @_described
     async def clear(interaction: Interaction, reason: str | None = None) -> None:
         guild_id = _guild(interaction)
         await office.act(interaction, "queue clear", "", reason, lambda: office.clear(guild_id))
 
-    @group.command(name="move", description=say(Text.ADMIN_MOVE_TEXT))
+    @group.command(name="move", description=said(Text.ADMIN_MOVE_TEXT))
+    @_described
     async def move(
         interaction: Interaction,
         job: str,
@@ -113,14 +149,16 @@ def _queue(office: Office) -> app_commands.Group:
             interaction, "queue move", job, reason, lambda: office.move(guild_id, job, place)
         )
 
-    @group.command(name="remove", description=say(Text.ADMIN_REMOVE_TEXT))
+    @group.command(name="remove", description=said(Text.ADMIN_REMOVE_TEXT))
+    @_described
     async def remove(interaction: Interaction, job: str, reason: str | None = None) -> None:
         guild_id = _guild(interaction)
         await office.act(
             interaction, "queue remove", job, reason, lambda: office.remove(guild_id, job)
         )
 
-    @group.command(name="retry", description=say(Text.ADMIN_RETRY_TEXT))
+    @group.command(name="retry", description=said(Text.ADMIN_RETRY_TEXT))
+    @_described
     async def retry(interaction: Interaction, job: str, reason: str | None = None) -> None:
         guild_id = _guild(interaction)
         await office.act(
@@ -131,7 +169,7 @@ def _queue(office: Office) -> app_commands.Group:
 
 
 def _user(office: Office) -> app_commands.Group:
-    group = app_commands.Group(name="user", description=say(Text.ADMIN_USER_TEXT))
+    group = app_commands.Group(name="user", description=said(Text.ADMIN_USER_TEXT))
 
     async def change(
         interaction: Interaction,
@@ -148,17 +186,20 @@ def _user(office: Office) -> app_commands.Group:
             lambda: office.change_standing(_guild(interaction), user.id, changes),
         )
 
-    @group.command(name="ban", description=say(Text.ADMIN_BAN_TEXT))
+    @group.command(name="ban", description=said(Text.ADMIN_BAN_TEXT))
+    @_described
     async def ban(interaction: Interaction, user: discord.User, reason: str | None = None) -> None:
         await change(interaction, "ban", user, reason, {"banned": True, "reason": reason or ""})
 
-    @group.command(name="unban", description=say(Text.ADMIN_UNBAN_TEXT))
+    @group.command(name="unban", description=said(Text.ADMIN_UNBAN_TEXT))
+    @_described
     async def unban(
         interaction: Interaction, user: discord.User, reason: str | None = None
     ) -> None:
         await change(interaction, "unban", user, reason, {"banned": False, "reason": ""})
 
-    @group.command(name="quota", description=say(Text.ADMIN_QUOTA_TEXT))
+    @group.command(name="quota", description=said(Text.ADMIN_QUOTA_TEXT))
+    @_described
     async def quota(
         interaction: Interaction,
         user: discord.User,
@@ -169,7 +210,8 @@ def _user(office: Office) -> app_commands.Group:
         limits = {"max_waiting": waiting, "max_per_day": per_day}
         await change(interaction, "quota", user, reason, limits)
 
-    @group.command(name="priority", description=say(Text.ADMIN_PRIORITY_TEXT))
+    @group.command(name="priority", description=said(Text.ADMIN_PRIORITY_TEXT))
+    @_described
     async def priority(
         interaction: Interaction,
         user: discord.User,
@@ -178,7 +220,8 @@ def _user(office: Office) -> app_commands.Group:
     ) -> None:
         await change(interaction, "priority", user, reason, {"priority": level})
 
-    @group.command(name="jobs", description=say(Text.ADMIN_JOBS_TEXT))
+    @group.command(name="jobs", description=said(Text.ADMIN_JOBS_TEXT))
+    @_described
     async def jobs(interaction: Interaction, user: discord.User) -> None:
         await office.look(interaction, lambda: office.jobs_of(_guild(interaction), user.id))
 
@@ -186,13 +229,15 @@ def _user(office: Office) -> app_commands.Group:
 
 
 def _limits(office: Office) -> app_commands.Group:
-    group = app_commands.Group(name="limits", description=say(Text.ADMIN_LIMITS_TEXT))
+    group = app_commands.Group(name="limits", description=said(Text.ADMIN_LIMITS_TEXT))
 
-    @group.command(name="show", description=say(Text.ADMIN_LIMITS_SHOW))
+    @group.command(name="show", description=said(Text.ADMIN_LIMITS_SHOW))
+    @_described
     async def show(interaction: Interaction) -> None:
         await office.look(interaction, lambda: office.show_limits(_guild(interaction)))
 
-    @group.command(name="set", description=say(Text.ADMIN_LIMITS_SET))
+    @group.command(name="set", description=said(Text.ADMIN_LIMITS_SET))
+    @_described
     async def set_some(
         interaction: Interaction,
         waiting: app_commands.Range[int, 0, 1000] | None = None,
@@ -232,7 +277,8 @@ def _limits(office: Office) -> app_commands.Group:
             lambda: office.change_rules(_guild(interaction), change),
         )
 
-    @group.command(name="reset", description=say(Text.ADMIN_LIMITS_RESET))
+    @group.command(name="reset", description=said(Text.ADMIN_LIMITS_RESET))
+    @_described
     async def reset(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(
             interaction,
@@ -258,13 +304,15 @@ def toggled(rules: Rules, entries: dict[str, Any]) -> Rules:
 
 
 def _generator(office: Office) -> app_commands.Group:
-    group = app_commands.Group(name="generator", description=say(Text.ADMIN_GENERATOR_TEXT))
+    group = app_commands.Group(name="generator", description=said(Text.ADMIN_GENERATOR_TEXT))
 
-    @group.command(name="status", description=say(Text.ADMIN_STATUS_TEXT))
+    @group.command(name="status", description=said(Text.ADMIN_STATUS_TEXT))
+    @_described
     async def status(interaction: Interaction) -> None:
         await office.look(interaction, office.generator_status)
 
-    @group.command(name="variant", description=say(Text.ADMIN_VARIANT_TEXT))
+    @group.command(name="variant", description=said(Text.ADMIN_VARIANT_TEXT))
+    @_described
     async def variant(
         interaction: Interaction, name: Variant | None = None, reason: str | None = None
     ) -> None:
@@ -274,11 +322,13 @@ def _generator(office: Office) -> app_commands.Group:
             interaction, "generator variant", name.value, reason, lambda: office.variant(name)
         )
 
-    @group.command(name="restart", description=say(Text.ADMIN_RESTART_TEXT))
+    @group.command(name="restart", description=said(Text.ADMIN_RESTART_TEXT))
+    @_described
     async def restart(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(interaction, "generator restart", "", reason, office.restart)
 
-    @group.command(name="unload", description=say(Text.ADMIN_UNLOAD_TEXT))
+    @group.command(name="unload", description=said(Text.ADMIN_UNLOAD_TEXT))
+    @_described
     async def unload(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(interaction, "generator unload", "", reason, office.unload)
 

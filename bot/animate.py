@@ -27,6 +27,7 @@ from bot.orders import Asked, Refusal, Wish
 from bot.posts import PostError
 from bot.replies import Reply, missing_permissions
 from bot.texts import Text, say
+from bot.translator import said
 from bot.views import message_link, shorten
 from bot.words import QUICK_PROMPTS
 from storage.community import Preset
@@ -133,7 +134,8 @@ async def prompt_choices(
         prompt = job.request.prompt
         short = len(prompt) <= CHOICE_LENGTH
         values.setdefault(prompt, prompt if short else AGAIN_MARK + job.id)
-    values |= {prompt: prompt for prompt in QUICK_PROMPTS if prompt not in values}
+    quick = map(say, QUICK_PROMPTS)
+    values |= {prompt: prompt for prompt in quick if prompt not in values}
     return _choices(values, typed)
 
 
@@ -191,7 +193,7 @@ def animate_command(desk: Desk) -> app_commands.Command[Any, ..., None]:
         }
     )(callback)
     command: app_commands.Command[Any, ..., None] = app_commands.Command(
-        name="animate", description=say(Text.ANIMATE), callback=callback
+        name="animate", description=said(Text.ANIMATE), callback=callback
     )
 
     async def prompts(

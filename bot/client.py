@@ -24,7 +24,9 @@ from bot.desk import Desk, stumbled
 from bot.posts import NOBODY
 from bot.presses import pressed
 from bot.replies import Reply
+from bot.speech import listen
 from bot.texts import Text, say
+from bot.translator import Translator
 from storage.jobs import JobState, WrongState
 
 log = logging.getLogger(__name__)
@@ -57,12 +59,14 @@ class Client(discord.Client):
         self.add_dynamic_items(JobButton)
         for command in build_commands(self.desk):
             self.tree.add_command(command)
+        await self.tree.set_translator(Translator())
         await sync_commands(self, self.desk.config)
 
     async def pressed(
         self, interaction: discord.Interaction[Any], action: Action, job_id: str
     ) -> None:
         """A job's button was pressed."""
+        listen(interaction.locale.value)
         try:
             await pressed(self.desk, interaction, action, job_id)
         except Exception as error:
@@ -93,6 +97,11 @@ class Client(discord.Client):
 class Tree(app_commands.CommandTree[Client]):
     """The commands of one client, and the place where their errors arrive."""
 
+    async def interaction_check(self, interaction: discord.Interaction[Client], /) -> bool:
+        """Have whoever asks answered in their own language."""
+        listen(interaction.locale.value)
+        return True
+
     async def on_error(
         self, interaction: discord.Interaction[Client], error: app_commands.AppCommandError, /
     ) -> None:
@@ -112,7 +121,10 @@ async def sync_commands(client: Client, config: Config) -> None:
     registered on these servers only, at once; else everywhere.
     """
     file = config.storage.data_dir / SYNC_FILE
-    payload = [command.to_dict(client.tree) for command in client.tree.get_commands()]
+    tree, translator = client.tree, Translator()
+    payload = [
+        await command.get_translated_payload(tree, translator) for command in tree.get_commands()
+    ]
     place = [client.application_id, config.discord.api_url, config.discord.guild_ids]
     encoded = msgspec.json.encode([payload, place], order="sorted")
     digest = hashlib.sha256(encoded).hexdigest()

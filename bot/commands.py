@@ -19,6 +19,7 @@ from bot.menu import menu_command
 from bot.presets import presets_group
 from bot.replies import Reply
 from bot.texts import Text, say
+from bot.translator import said
 
 AnyCommand = app_commands.Command[Any, ..., None] | app_commands.Group | app_commands.ContextMenu
 Choices = list[app_commands.Choice[str]]
@@ -59,21 +60,21 @@ def _about_jobs(desk: Desk) -> list[AnyCommand]:
     async def own(interaction: discord.Interaction[Any]) -> None:
         await jobs.list_own(desk, interaction)
 
-    app_commands.describe(job=say(Text.CANCEL_JOB))(cancel)
-    app_commands.describe(job=say(Text.CANCEL_JOB))(show)
+    app_commands.describe(job=said(Text.CANCEL_JOB))(cancel)
+    app_commands.describe(job=said(Text.CANCEL_JOB))(show)
     cancelling = app_commands.Command[Any, ..., None](
-        name="cancel", description=say(Text.CANCEL), callback=cancel
+        name="cancel", description=said(Text.CANCEL), callback=cancel
     )
     showing = app_commands.Command[Any, ..., None](
-        name="show", description=say(Text.SHOW), callback=show
+        name="show", description=said(Text.SHOW), callback=show
     )
     complete(desk, cancelling, "job", jobs.cancel_choices)
     complete(desk, showing, "job", jobs.show_choices)
     return [
         cancelling,
         showing,
-        app_commands.Command(name="queue", description=say(Text.QUEUE), callback=queue),
-        app_commands.Command(name="jobs", description=say(Text.JOBS), callback=own),
+        app_commands.Command(name="queue", description=said(Text.QUEUE), callback=queue),
+        app_commands.Command(name="jobs", description=said(Text.JOBS), callback=own),
     ]
 
 
@@ -86,10 +87,10 @@ def _about_bot(desk: Desk) -> list[AnyCommand]:
     ) -> None:
         await jobs.privacy(desk, interaction, delete=delete_everything)
 
-    app_commands.describe(delete_everything=say(Text.PRIVACY_DELETE))(privacy)
+    app_commands.describe(delete_everything=said(Text.PRIVACY_DELETE))(privacy)
     return [
-        app_commands.Command(name="help", description=say(Text.HELP), callback=tell),
-        app_commands.Command(name="privacy", description=say(Text.PRIVACY), callback=privacy),
+        app_commands.Command(name="help", description=said(Text.HELP), callback=tell),
+        app_commands.Command(name="privacy", description=said(Text.PRIVACY), callback=privacy),
     ]
 
 

@@ -9,10 +9,20 @@ from typing import Any
 
 import discord
 
+from bot.speech import listen
 from bot.texts import Text, say
 
 FORM_TIMEOUT_S = 900.0
 """As long as Discord keeps an interaction alive."""
+
+
+class Form(discord.ui.Modal):
+    """A form that speaks to whoever fills it in."""
+
+    async def interaction_check(self, interaction: discord.Interaction[Any], /) -> bool:
+        """Have the answer in the asker's language."""
+        listen(interaction.locale.value)
+        return True
 
 
 def text_field(

@@ -24,6 +24,8 @@ from bot.backend import SECRET_VARIABLES
 from bot.child import own_group
 from bot.config import Limits
 from bot.picture_messages import Answer, Clean, Order, PictureLimits, Refused, Trouble, Up
+from bot.speech import say
+from bot.words import Word
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ class Intake:
                 if isinstance(answer, Clean):
                     part.replace(destination)
             except OSError as error:
-                answer = Trouble(sentence=f"the picture could not be stored ({error.strerror})")
+                answer = Trouble(reason=error.strerror or str(error))
             finally:
                 with contextlib.suppress(OSError):  # its folder may be none
                     part.unlink()
@@ -126,11 +128,12 @@ class Intake:
                     width=answer.width, height=answer.height, note=answer.note, sha256=answer.sha256
                 )
             case Refused():
-                log.info("picture refused: %s %s", answer.sentence, answer.detail)
-                raise RefusedPicture(answer.sentence)
+                sentence = _sentence(answer)
+                log.info("picture refused: %s %s", sentence, answer.detail)
+                raise RefusedPicture(sentence)
             case _:
-                log.error("picture process: %s", answer.sentence)
-                raise IntakeError(answer.sentence)
+                log.error("picture process: %s", answer.reason)
+                raise IntakeError(say(Word.PICTURE_NOT_STORED, reason=answer.reason))
 
     async def _ask(self, order: Order, raw: bytes) -> Clean | Refused | Trouble:
         """The verdict. A process that had died between two pictures does not count against one."""
@@ -149,10 +152,7 @@ class Intake:
                 continue
             if answer is None or (isinstance(answer, Refused) and answer.exhausted):
                 await self._replace(None)
-            return answer or Refused(
-                sentence="opening the picture ended the process that opens pictures; "
-                "save it anew, smaller, and send it again"
-            )
+            return answer or Refused(text=Word.PICTURE_KILLED.name)
 
     async def _ask_child(
         self, child: _Child, order: Order, raw: bytes
@@ -162,10 +162,8 @@ class Intake:
                 return await child.ask(order, raw)
         except TimeoutError:
             await self._replace(None)
-            return Refused(
-                sentence=f"opening the picture took more than {self._limits.timeout_s:g} s; "
-                "make it smaller and send it again"
-            )
+            slow = {"limit": self._limits.timeout_s}
+            return Refused(text=Word.PICTURE_SLOW.name, values=slow)
 
     async def _replace(self, child: _Child | None) -> None:
         old, self._child = self._child, child
@@ -243,6 +241,14 @@ class _Child:
 _answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 
 
+def _sentence(answer: Refused) -> str:
+    """What the picture process found, in the language of whoever sent the picture."""
+    values: dict[str, object] = dict(answer.values)
+    if answer.what:
+        values["what"] = Word[answer.what]
+    return say(Word[answer.text], **values)
+
+
 def _environ() -> dict[str, str]:
     """The bot's own without its secrets; one malloc arena, for each counts in the memory limit."""
     kept = {key: value for key, value in os.environ.items() if key not in SECRET_VARIABLES}
@@ -259,10 +265,8 @@ def _read(path: Path, max_bytes: int) -> bytes:
 
 def too_many_bytes(size_bytes: int, max_bytes: int) -> RefusedPicture:
     """The refusal of a file that is too large."""
-    return RefusedPicture(
-        f"the picture's file has {size_bytes / 2**20:,.1f} MiB; at most {max_bytes / 2**20:g} MiB "
-        "are accepted: make it smaller and send it again"
-    )
+    mib = {"size": size_bytes / 2**20, "limit": max_bytes / 2**20}
+    return RefusedPicture(say(Word.PICTURE_BYTES, **mib))
 
 
 def attachment_origins(api_url: str) -> frozenset[str]:
@@ -287,7 +291,7 @@ async def download(
             log.warning("picture not downloaded: %r", error)
         if pause_s is not None:
             await asyncio.sleep(pause_s)
-    raise IntakeError("Discord does not hand out the picture at the moment; try again in a minute")
+    raise IntakeError(say(Word.PICTURE_UNREACHABLE))
 
 
 def _checked_address(url: str, origins: frozenset[str]) -> URL:
@@ -297,7 +301,7 @@ def _checked_address(url: str, origins: frozenset[str]) -> URL:
     except ValueError:
         known = False
     if not known:
-        raise RefusedPicture("the picture is not on Discord's servers; attach the file itself")
+        raise RefusedPicture(say(Word.PICTURE_ELSEWHERE))
     return address
 
 
@@ -311,10 +315,7 @@ async def _fetch(address: URL, session: aiohttp.ClientSession, max_bytes: int) -
         if response.status >= 500:
             response.raise_for_status()
         if response.status != 200:
-            raise IntakeError(
-                f"Discord does not hand out the picture (it answered {response.status}); "
-                "attach it again"
-            )
+            raise IntakeError(say(Word.PICTURE_REFUSED, status=response.status))
         if (response.content_length or 0) > max_bytes:
             raise too_many_bytes(response.content_length or 0, max_bytes)
         body = bytearray()

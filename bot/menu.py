@@ -14,11 +14,12 @@ from discord import app_commands
 
 from bot.animate import IMAGE, animate, with_preset
 from bot.desk import Desk, stumbled
-from bot.forms import FORM_TIMEOUT_S, number, text_field
+from bot.forms import FORM_TIMEOUT_S, Form, number, text_field
 from bot.options import REFERENCES, reference_files
 from bot.orders import Asked, Refusal
 from bot.replies import Reply
 from bot.texts import Text, say
+from bot.translator import said
 from bot.views import SMALL_PICTURE
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".heic", ".avif", ".bmp")
@@ -34,7 +35,7 @@ def menu_command(desk: Desk) -> app_commands.ContextMenu:
             return
         await interaction.response.send_modal(MenuForm(desk, picture))
 
-    return app_commands.ContextMenu(name=say(Text.MENU), callback=callback)
+    return app_commands.ContextMenu(name=said(Text.MENU), callback=callback)
 
 
 def picture_in(message: discord.Message) -> str | None:
@@ -58,7 +59,7 @@ def picture_in(message: discord.Message) -> str | None:
     return None
 
 
-class MenuForm(discord.ui.Modal):
+class MenuForm(Form):
     """What should happen in a picture that is there already."""
 
     def __init__(self, desk: Desk, picture_url: str) -> None:

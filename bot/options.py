@@ -14,9 +14,11 @@ from typing import Any
 import discord
 import msgspec
 from discord import app_commands
+from discord.app_commands import locale_str
 
 from bot.config import Config
-from bot.texts import Text, say
+from bot.texts import Text
+from bot.translator import said
 from generator.protocol import Shape, StepCacheKind, Variant, limits
 
 REFERENCES = 4
@@ -53,9 +55,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: Any
-    text: str
+    text: locale_str
     required: bool = False
-    choices: Mapping[str, str] = {}
+    choices: Mapping[str, locale_str] = {}
 
 
 def options(config: Config) -> list[Option]:
@@ -67,28 +69,28 @@ def options(config: Config) -> list[Option]:
         Option(
             name="prompt",
             kind=string[str, 1, longest],
-            text=say(Text.ANIMATE_PROMPT),
+            text=said(Text.ANIMATE_PROMPT),
             required=True,
         ),
         _number(config, "seconds", Text.ANIMATE_SECONDS, high=config.limits.max_seconds),
-        Option(name="preset", kind=str, text=say(Text.ANIMATE_PRESET)),
+        Option(name="preset", kind=str, text=said(Text.ANIMATE_PRESET)),
         Option(
             name="quality",
             kind=str,
-            text=say(Text.ANIMATE_QUALITY),
-            choices={DRAFT: say(Text.QUALITY_DRAFT), FINAL: say(Text.QUALITY_FINAL)},
+            text=said(Text.ANIMATE_QUALITY),
+            choices={DRAFT: said(Text.QUALITY_DRAFT), FINAL: said(Text.QUALITY_FINAL)},
         ),
         Option(
             name="model",
             kind=str,
-            text=say(Text.ANIMATE_MODEL),
-            choices={Variant.I2V: say(Text.MODEL_I2V), Variant.F1: say(Text.MODEL_F1)},
+            text=said(Text.ANIMATE_MODEL),
+            choices={Variant.I2V: said(Text.MODEL_I2V), Variant.F1: said(Text.MODEL_F1)},
         ),
         Option(
             name="shape",
             kind=str,
-            text=say(Text.ANIMATE_SHAPE),
-            choices={shape: say(text) for shape, text in SHAPES.items()},
+            text=said(Text.ANIMATE_SHAPE),
+            choices={shape: said(text) for shape, text in SHAPES.items()},
         ),
         _number(config, "motion", Text.ANIMATE_MOTION),
         _number(config, "consistency", Text.ANIMATE_CONSISTENCY),
@@ -96,7 +98,7 @@ def options(config: Config) -> list[Option]:
         Option(
             name="negative",
             kind=string[str, 1, int(limits("negative_prompt").high)],
-            text=say(Text.ANIMATE_NEGATIVE),
+            text=said(Text.ANIMATE_NEGATIVE),
         ),
         _number(config, "steps", Text.ANIMATE_STEPS),
         _number(config, "seed", Text.ANIMATE_SEED),
@@ -105,7 +107,7 @@ def options(config: Config) -> list[Option]:
         _picture("end_image", Text.ANIMATE_END_IMAGE),
         _number(config, "end_strength", Text.ANIMATE_END_STRENGTH),
         *(_picture(f"reference{n}", Text.ANIMATE_REFERENCE) for n in range(1, REFERENCES + 1)),
-        Option(name="spoiler", kind=bool, text=say(Text.ANIMATE_SPOILER)),
+        Option(name="spoiler", kind=bool, text=said(Text.ANIMATE_SPOILER)),
     ]
 
 
@@ -167,7 +169,7 @@ def reference_files(attached: Sequence[discord.Attachment]) -> dict[str, str]:
 
 
 def _picture(name: str, text: Text, *, required: bool = False) -> Option:
-    return Option(name=name, kind=discord.Attachment, text=say(text), required=required)
+    return Option(name=name, kind=discord.Attachment, text=said(text), required=required)
 
 
 def _number(config: Config, name: str, text: Text, high: float | None = None) -> Option:
@@ -181,5 +183,5 @@ def _number(config: Config, name: str, text: Text, high: float | None = None) ->
     return Option(
         name=name,
         kind=app_commands.Range[kind, low, high],
-        text=say(text, low=low, high=high, default=default),
+        text=said(text, low=low, high=high, default=default),
     )

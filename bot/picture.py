@@ -26,32 +26,33 @@ import pillow_heif
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 
 from bot.picture_messages import Answer, Clean, Order, PictureLimits, Refused, Trouble, Up
+from bot.words import Word
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "HEIF", "AVIF")
 """A fixed list: Pillow knows others that start programs (EPS) or that nobody posts."""
 ANIMATED_FORMATS = {"PNG", "WEBP", "GIF", "AVIF"}
 SMALL_SIDE = 256
 """Discord shows it at 80 points, on phones three pixels each."""
-ANIMATION_NOTE = "first frame of an animation"
+ANIMATION_NOTE = Word.ANIMATION.value
 BACKGROUND = (255, 255, 255)
 WATCHDOG_GRACE_S = 5.0
 """How long after its time limit the process ends itself, should nobody be left to kill it."""
 
 ALREADY_KNOWN = (
-    (b"%PDF", "a PDF document"),
-    (b"%!PS", "a PostScript drawing"),
-    (b"\xc5\xd0\xd3\xc6", "a PostScript drawing"),
-    (b"<svg", "an SVG drawing"),
-    (b"<!doctype html", "a web page"),
-    (b"<html", "a web page"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"8BPS", "a Photoshop file"),
-    (b"II*\x00", "a TIFF or raw photo"),
-    (b"MM\x00*", "a TIFF or raw photo"),
-    (b"\x1aE\xdf\xa3", "a video"),
-    (b"ftypisom", "a video"),
-    (b"ftypmp4", "a video"),
-    (b"ftypqt", "a video"),
+    (b"%PDF", Word.FILE_PDF),
+    (b"%!PS", Word.FILE_POSTSCRIPT),
+    (b"\xc5\xd0\xd3\xc6", Word.FILE_POSTSCRIPT),
+    (b"<svg", Word.FILE_SVG),
+    (b"<!doctype html", Word.FILE_PAGE),
+    (b"<html", Word.FILE_PAGE),
+    (b"PK\x03\x04", Word.FILE_ZIP),
+    (b"8BPS", Word.FILE_PHOTOSHOP),
+    (b"II*\x00", Word.FILE_TIFF),
+    (b"MM\x00*", Word.FILE_TIFF),
+    (b"\x1aE\xdf\xa3", Word.FILE_VIDEO),
+    (b"ftypisom", Word.FILE_VIDEO),
+    (b"ftypmp4", Word.FILE_VIDEO),
+    (b"ftypqt", Word.FILE_VIDEO),
 )
 
 TURNED = {
@@ -78,7 +79,12 @@ BROKEN_EXIF = (
 
 
 class Unfit(Exception):
-    """A picture that is refused; the text is for the asker."""
+    """A picture that is refused; the text is for the asker, `what` names what it is instead."""
+
+    def __init__(self, text: Word, what: Word | None = None, **values: int | float) -> None:
+        super().__init__(text.name)
+        self.text, self.values = text, values
+        self.what = what.name if what else ""
 
 
 def main() -> int:
@@ -123,27 +129,18 @@ def _answer(order: Order, raw: bytes, limits: PictureLimits) -> Answer:
     try:
         clean, note = clean_picture(raw, limits)
     except Unfit as refusal:
-        return Refused(sentence=str(refusal))
+        return Refused(text=refusal.text.name, values=refusal.values, what=refusal.what)
     except MemoryError:
-        return Refused(
-            sentence=f"opening the picture takes more than {limits.memory_mib} MiB of memory; "
-            "make it smaller and send it again",
-            exhausted=True,
-        )
+        most: dict[str, int | float] = {"limit": limits.memory_mib}
+        return Refused(text=Word.PICTURE_MEMORY.name, values=most, exhausted=True)
     except Exception as error:  # the worker loop: a decoder may raise anything on hostile bytes
-        return Refused(
-            sentence="the picture is damaged or cut off; save it anew and send it again",
-            detail=repr(error)[:200],
-        )
+        return Refused(text=Word.PICTURE_DAMAGED.name, detail=repr(error)[:200])
     try:
         digest = _write(clean, Path(order.destination))
         if order.small:
             _write_small(clean, Path(order.small))
     except OSError as error:
-        return Trouble(
-            sentence=f"the picture could not be stored ({error.strerror or error}); "
-            "tell whoever runs this bot"
-        )
+        return Trouble(reason=error.strerror or str(error))
     return Clean(width=clean.width, height=clean.height, sha256=digest, note=note)
 
 
@@ -170,43 +167,36 @@ def clean_picture(raw: bytes, limits: PictureLimits) -> tuple[Image.Image, str]:
 
 def _opened(raw: bytes) -> Image.Image:
     if not raw:
-        raise Unfit("the file is empty (0 bytes); send the picture again")
+        raise Unfit(Word.PICTURE_EMPTY)
     formats = [name for name in FORMATS if name != "AVIF" or features.check("avif")]
     try:
         return Image.open(io.BytesIO(raw), formats=formats)
     except UnidentifiedImageError:
-        what = _guess(raw)
-        raise Unfit(
-            f"this is {what}; send a picture as PNG, JPEG, WebP, GIF, AVIF, HEIC or BMP"
-        ) from None
+        raise Unfit(Word.PICTURE_KIND, what=_guess(raw)) from None
 
 
-def _guess(raw: bytes) -> str:
+def _guess(raw: bytes) -> Word:
     """What a file is that is no picture, by its first bytes."""
     start = raw[:1024].lower()
     for mark, name in ALREADY_KNOWN:
         if mark.lower() in (start if mark.startswith(b"<") else start[:16]):
-            return f"{name}, not a picture"
-    return "not a picture that can be read, or a damaged one"
+            return name
+    return Word.FILE_UNKNOWN
 
 
 def _check_size(size: tuple[int, int], limits: PictureLimits) -> None:
+    width, height = size
     short, long = sorted(size)
-    shape = f"the picture has {size[0]:,} × {size[1]:,} pixels"
     if short < limits.min_side:
-        raise Unfit(f"{shape}; each side must have at least {limits.min_side}")
+        raise Unfit(Word.PICTURE_SMALL, width=width, height=height, limit=limits.min_side)
     if long > limits.max_side:
-        raise Unfit(f"{shape}; a side may have {limits.max_side:,}: make it smaller")
+        raise Unfit(Word.PICTURE_LARGE, width=width, height=height, limit=limits.max_side)
     if short * long > limits.max_pixels:
-        raise Unfit(
-            f"{shape}, {short * long / 1e6:,.1f} megapixels; at most {limits.max_pixels / 1e6:g} "
-            "are accepted: make it smaller"
-        )
+        pixels, most = short * long / 1e6, limits.max_pixels / 1e6
+        raise Unfit(Word.PICTURE_PIXELS, width=width, height=height, megapixels=pixels, limit=most)
     if long > limits.max_aspect * short:
-        raise Unfit(
-            f"{shape}, one side is {long / short:.1f} times the other; at most "
-            f"{limits.max_aspect:g} times is accepted: crop it"
-        )
+        times, most = long / short, limits.max_aspect
+        raise Unfit(Word.PICTURE_LONG, width=width, height=height, times=times, limit=most)
 
 
 def _clean_size(size: tuple[int, int], limits: PictureLimits) -> tuple[int, int]:

@@ -56,13 +56,15 @@ class Clean(msgspec.Struct, frozen=True, kw_only=True, tag="clean"):
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
-    """No PNG, for the picture's sake. The sentence is for the asker.
+    """No PNG, for the picture's sake: a text's key in `bot.words`, and its values.
 
-    `detail` is for the operator's log. `exhausted` means that memory ran out, and that the process
-    ends after these words.
+    `what` is the key of what the file is instead of a picture, if it is none. `detail` is for the
+    operator's log. `exhausted` means that memory ran out, and that the process ends after this.
     """
 
-    sentence: str
+    text: str
+    values: dict[str, int | float] = {}
+    what: str = ""
     detail: str = ""
     exhausted: bool = False
 
@@ -70,7 +72,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
 class Trouble(msgspec.Struct, frozen=True, kw_only=True, tag="trouble"):
     """No PNG, and not for the picture's sake: it could not be written."""
 
-    sentence: str
+    reason: str
 
 
 Answer = Up | Clean | Refused | Trouble

@@ -21,7 +21,9 @@ import discord
 import msgspec
 
 from bot.buttons import to_view
+from bot.speech import say
 from bot.views import Card, to_embed
+from bot.words import Word
 
 log = logging.getLogger(__name__)
 
@@ -259,13 +261,11 @@ async def _judged(timeout_s: float) -> AsyncIterator[None]:
     except discord.HTTPException as error:
         raise PostError(judge(error), _reason(error)) from error
     except discord.RateLimited as error:
-        raise PostError(
-            Trouble.TRANSIENT, f"Discord asks for {error.retry_after:.0f} s of patience"
-        ) from error
+        raise PostError(Trouble.TRANSIENT, say(Word.PATIENCE, seconds=error.retry_after)) from error
     except TimeoutError as error:
-        raise PostError(Trouble.TRANSIENT, "Discord did not answer in time") from error
+        raise PostError(Trouble.TRANSIENT, say(Word.SILENT)) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise PostError(Trouble.TRANSIENT, "the connection to Discord broke") from error
+        raise PostError(Trouble.TRANSIENT, say(Word.BROKEN)) from error
 
 
 def judge(error: discord.HTTPException) -> Trouble:
@@ -289,4 +289,4 @@ def judge(error: discord.HTTPException) -> Trouble:
 
 def _reason(error: discord.HTTPException) -> str:
     number = f"{error.status}/{error.code}" if error.code else str(error.status)
-    return f"Discord answered {number}"
+    return say(Word.ANSWERED, number=number)

@@ -21,6 +21,7 @@ from bot.options import SETTINGS
 from bot.orders import Refusal
 from bot.replies import Reply
 from bot.texts import Text, say
+from bot.translator import said
 from bot.views import plain
 from generator.protocol import Variant
 from storage.community import Preset, Scope
@@ -145,21 +146,21 @@ class Presets:
 
 def presets_group(desk: Desk) -> app_commands.Group:
     """/presets as discord.py registers it."""
-    group = app_commands.Group(name="presets", description=say(Text.PRESETS))
+    group = app_commands.Group(name="presets", description=said(Text.PRESETS))
     presets = Presets(desk)
 
-    @group.command(name="list", description=say(Text.PRESETS_LIST))
+    @group.command(name="list", description=said(Text.PRESETS_LIST))
     async def list_all(interaction: discord.Interaction[Any]) -> None:
         await presets.list(interaction)
 
-    @group.command(name="show", description=say(Text.PRESETS_SHOW))
-    @app_commands.describe(name=say(Text.PRESETS_NAME))
+    @group.command(name="show", description=said(Text.PRESETS_SHOW))
+    @app_commands.describe(name=said(Text.PRESETS_NAME))
     async def show(interaction: discord.Interaction[Any], name: str) -> None:
         await presets.show(interaction, name)
 
-    @group.command(name="save", description=say(Text.PRESETS_SAVE))
+    @group.command(name="save", description=said(Text.PRESETS_SAVE))
     @app_commands.describe(
-        name=say(Text.PRESETS_NAME), job=say(Text.PRESETS_JOB), server=say(Text.PRESETS_SERVER)
+        name=said(Text.PRESETS_NAME), job=said(Text.PRESETS_JOB), server=said(Text.PRESETS_SERVER)
     )
     async def save(
         interaction: discord.Interaction[Any],
@@ -169,8 +170,8 @@ def presets_group(desk: Desk) -> app_commands.Group:
     ) -> None:
         await presets.save(interaction, name, job, server=server)
 
-    @group.command(name="delete", description=say(Text.PRESETS_DELETE))
-    @app_commands.describe(name=say(Text.PRESETS_NAME), server=say(Text.PRESETS_SERVER))
+    @group.command(name="delete", description=said(Text.PRESETS_DELETE))
+    @app_commands.describe(name=said(Text.PRESETS_NAME), server=said(Text.PRESETS_SERVER))
     async def delete(
         interaction: discord.Interaction[Any], name: str, server: bool = False
     ) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from bot.animate import animate
 from bot.buttons import Action
 from bot.desk import Desk, stumbled
-from bot.forms import FORM_TIMEOUT_S, number, text_field
+from bot.forms import FORM_TIMEOUT_S, Form, number, text_field
 from bot.jobs import cancel, decide, may_cancel
 from bot.orders import Asked
 from bot.posts import PostError
@@ -87,7 +87,7 @@ async def _delete(desk: Desk, interaction: discord.Interaction[Any], job: Job) -
         await reply.amend(say(Text.DELETE_FAILED, job_id=job.id, reason=error))
 
 
-class EditForm(discord.ui.Modal):
+class EditForm(Form):
     """The settings of a job that people change most, with their old values."""
 
     def __init__(self, desk: Desk, job: Job) -> None:

@@ -20,6 +20,7 @@ import discord
 import msgspec
 
 from bot.posts import Kept, PostError, Posts, Trouble
+from bot.speech import ENGLISH, speaking
 from bot.texts import Text, say
 from bot.views import Card, Place, status_card
 from generator.protocol import Progress
@@ -104,12 +105,13 @@ class Publisher:
         job has no status message.
         """
         message = self._message(News(job=job, place=place))
-        try:
-            await self._update(message)
-        except PostError as error:
-            if error.trouble is not Trouble.TEXT:
-                raise
-            await self._update(message)  # now without the prompt
+        with speaking(ENGLISH):  # everybody reads it, not only who asked for it
+            try:
+                await self._update(message)
+            except PostError as error:
+                if error.trouble is not Trouble.TEXT:
+                    raise
+                await self._update(message)  # now without the prompt
         if message.message_id is None:  # the loop was faster, and had trouble of its own
             trouble = Trouble.FORBIDDEN if message.stopped else Trouble.TRANSIENT
             raise PostError(trouble, "Discord does not take the status message")

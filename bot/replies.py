@@ -118,4 +118,5 @@ def missing_permissions(interaction: discord.Interaction[Any]) -> list[str]:
         "embed_links",
         "read_message_history",
     ]
-    return [PERMISSIONS[name] for name in needed if not getattr(interaction.app_permissions, name)]
+    held = interaction.app_permissions
+    return [say(PERMISSIONS[name]) for name in needed if not getattr(held, name)]

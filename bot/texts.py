@@ -1,18 +1,20 @@
-"""Every sentence people read on Discord, in one table.
+"""Every sentence people read on Discord, in one table; single words are in `bot.words`.
 
-Decides: the words. Refuses to know: when they are said. A text's name is its key and its value the
-English, so a translation is a second table with the same keys (discord.py's Translator asks with
-the English string of a `locale_str`, which is the value). Values are filled in with `say()`; what
-comes from people is escaped before it gets here (`bot.views.plain`).
+Decides: the English. Refuses to know: when it is said, and other languages: `languages/de.toml`
+has the same keys in German (`bot.speech` reads it, `bot.translator` hands it to Discord). Values
+are filled in with `say()`; what comes from people is escaped before (`bot.views.plain`).
 """
 
 from __future__ import annotations
 
-from enum import StrEnum, unique
+from enum import unique
+
+from bot.speech import Table
+from bot.speech import say as say
 
 
 @unique
-class Text(StrEnum):
+class Text(Table):
     """The table. `{name}` is filled in by `say`."""
 
     # /animate
@@ -219,6 +221,7 @@ class Text(StrEnum):
     ADMIN_BANNED = " · **banned** ({reason})"
     ADMIN_USUAL = "as for all"
     ADMIN_NO_LIMIT = "no limit"
+    ADMIN_LIMIT = "{name}: {value}"
     ADMIN_NOT_STARTED = "The generator does not run; the next job starts it."
     ADMIN_UNLOADED = "The generator gives its memory back; the next job loads the model again."
     ADMIN_SPEED = "{speed:.1f} s of work for a second of video"
@@ -376,8 +379,3 @@ class Text(StrEnum):
         "something went wrong on my side; whoever runs me finds the reason in the log beside the "
         "job's number"
     )
-
-
-def say(text: Text, **values: object) -> str:
-    """The text with its values filled in. KeyError when one is missing."""
-    return text.value.format(**values)

@@ -204,7 +204,7 @@ def cancel_choice(job: Job) -> str:
 
 def failure_sentence(kind: ErrorKind, message: str) -> str:
     """What the asker is told of a failure: whose business it is, and why. Never a path."""
-    return f"{FAILURES[kind]}: {plain(without_paths(message))}"
+    return f"{say(FAILURES[kind])}: {plain(without_paths(message))}"
 
 
 def plain(text: str) -> str:
@@ -301,7 +301,7 @@ def _progress_lines(job: Job, now: datetime, progress: Progress | None) -> list[
         times.append(say(Text.CARD_STARTED, time=moment(job.started_at)))
     if progress is None:
         return [" · ".join(times)]
-    parts = [STAGES[progress.stage]]
+    parts = [say(STAGES[progress.stage])]
     if progress.section:
         parts.append(say(Text.CARD_SECTION, section=progress.section, sections=progress.sections))
     if progress.step:

@@ -48,12 +48,16 @@ class MessageFlag(IntFlag):
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
-    """A person or a bot. `dms_open` False refuses the bot's direct messages (50007)."""
+    """A person or a bot. `dms_open` False refuses the bot's direct messages (50007).
+
+    `locale` is the language that the user's Discord is set to.
+    """
 
     id: int
     name: str
     bot: bool = False
     dms_open: bool = True
+    locale: str = "en-US"
 
     @property
     def mention(self) -> str:

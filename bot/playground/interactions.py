@@ -233,7 +233,7 @@ class Interactions:
             "channel_id": str(asked.channel.id),
             "channel": place,
             "app_permissions": str(world.permissions(asked.channel, world.bot)),
-            "locale": "en-US",
+            "locale": asked.user.locale,
             "entitlements": [],
             "attachment_size_limit": world.upload_limit(asked.channel),
         }
