@@ -6,9 +6,7 @@ Decides: names, options and their ranges. Refuses to know: what the verbs do and
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import discord
 import msgspec
@@ -24,7 +22,6 @@ from storage.community import Rules
 
 Interaction = discord.Interaction[Any]
 Channel = app_commands.AppCommandChannel
-Callback = TypeVar("Callback", bound=Callable[..., Any])
 MOST_BLOCKED = 500
 OPTIONS = {
     "reason": Word.OPTION_REASON,
@@ -77,22 +74,23 @@ def admin_group(desk: Desk) -> app_commands.Group:
         group.add_command(part)
 
     @group.command(name="stats", description=said(Text.ADMIN_STATS_TEXT))
-    @_described
     async def stats(interaction: Interaction, days: app_commands.Range[int, 1, 3650] = 30) -> None:
         await office.look(interaction, lambda: office.statistics(_guild(interaction), days))
 
     @group.command(name="audit", description=said(Text.ADMIN_AUDIT_TEXT))
-    @_described
     async def audit(interaction: Interaction) -> None:
         await office.look(interaction, lambda: office.audit(_guild(interaction)))
 
+    for command in group.walk_commands():
+        _describe(command)
     return group
 
 
-def _described(callback: Callback) -> Callback:
-    """Give the command's options their texts."""
-    names = [name for name in inspect.signature(callback).parameters if name in OPTIONS]
-    return app_commands.describe(**{name: said(OPTIONS[name]) for name in names})(callback)
+def _describe(command: app_commands.Command[Any, ..., Any] | app_commands.Group) -> None:
+    """Give a command's options their texts."""
+    if isinstance(command, app_commands.Command):
+        names = [option.name for option in command.parameters]
+        app_commands.describe(**{name: said(OPTIONS[name]) for name in names})(command)
 
 
 def _guild(interaction: Interaction) -> int:
@@ -103,17 +101,14 @@ def _queue(office: Office) -> app_commands.Group:
     group = app_commands.Group(name="queue", description=said(Text.ADMIN_QUEUE_TEXT))
 
     @group.command(name="list", description=said(Text.ADMIN_LIST_TEXT))
-    @_described
     async def list_all(interaction: Interaction) -> None:
         await office.look(interaction, office.queue)
 
     @group.command(name="pause", description=said(Text.ADMIN_PAUSE_TEXT))
-    @_described
     async def pause(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(interaction, "queue pause", "", reason, lambda: office.switch(paused=True))
 
     @group.command(name="resume", description=said(Text.ADMIN_RESUME_TEXT))
-    @_described
     async def resume(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(
             interaction,
@@ -124,20 +119,17 @@ def _queue(office: Office) -> app_commands.Group:
         )
 
     @group.command(name="drain", description=said(Text.ADMIN_DRAIN_TEXT))
-    @_described
     async def drain(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(
             interaction, "queue drain", "", reason, lambda: office.switch(draining=True)
         )
 
     @group.command(name="clear", description=said(Text.ADMIN_CLEAR_TEXT))
-    @_described
     async def clear(interaction: Interaction, reason: str | None = None) -> None:
         guild_id = _guild(interaction)
         await office.act(interaction, "queue clear", "", reason, lambda: office.clear(guild_id))
 
     @group.command(name="move", description=said(Text.ADMIN_MOVE_TEXT))
-    @_described
     async def move(
         interaction: Interaction,
         job: str,
@@ -150,7 +142,6 @@ def _queue(office: Office) -> app_commands.Group:
         )
 
     @group.command(name="remove", description=said(Text.ADMIN_REMOVE_TEXT))
-    @_described
     async def remove(interaction: Interaction, job: str, reason: str | None = None) -> None:
         guild_id = _guild(interaction)
         await office.act(
@@ -158,7 +149,6 @@ def _queue(office: Office) -> app_commands.Group:
         )
 
     @group.command(name="retry", description=said(Text.ADMIN_RETRY_TEXT))
-    @_described
     async def retry(interaction: Interaction, job: str, reason: str | None = None) -> None:
         guild_id = _guild(interaction)
         await office.act(
@@ -187,19 +177,16 @@ def _user(office: Office) -> app_commands.Group:
         )
 
     @group.command(name="ban", description=said(Text.ADMIN_BAN_TEXT))
-    @_described
     async def ban(interaction: Interaction, user: discord.User, reason: str | None = None) -> None:
         await change(interaction, "ban", user, reason, {"banned": True, "reason": reason or ""})
 
     @group.command(name="unban", description=said(Text.ADMIN_UNBAN_TEXT))
-    @_described
     async def unban(
         interaction: Interaction, user: discord.User, reason: str | None = None
     ) -> None:
         await change(interaction, "unban", user, reason, {"banned": False, "reason": ""})
 
     @group.command(name="quota", description=said(Text.ADMIN_QUOTA_TEXT))
-    @_described
     async def quota(
         interaction: Interaction,
         user: discord.User,
@@ -211,7 +198,6 @@ def _user(office: Office) -> app_commands.Group:
         await change(interaction, "quota", user, reason, limits)
 
     @group.command(name="priority", description=said(Text.ADMIN_PRIORITY_TEXT))
-    @_described
     async def priority(
         interaction: Interaction,
         user: discord.User,
@@ -221,7 +207,6 @@ def _user(office: Office) -> app_commands.Group:
         await change(interaction, "priority", user, reason, {"priority": level})
 
     @group.command(name="jobs", description=said(Text.ADMIN_JOBS_TEXT))
-    @_described
     async def jobs(interaction: Interaction, user: discord.User) -> None:
         await office.look(interaction, lambda: office.jobs_of(_guild(interaction), user.id))
 
@@ -232,12 +217,10 @@ def _limits(office: Office) -> app_commands.Group:
     group = app_commands.Group(name="limits", description=said(Text.ADMIN_LIMITS_TEXT))
 
     @group.command(name="show", description=said(Text.ADMIN_LIMITS_SHOW))
-    @_described
     async def show(interaction: Interaction) -> None:
         await office.look(interaction, lambda: office.show_limits(_guild(interaction)))
 
     @group.command(name="set", description=said(Text.ADMIN_LIMITS_SET))
-    @_described
     async def set_some(
         interaction: Interaction,
         waiting: app_commands.Range[int, 0, 1000] | None = None,
@@ -278,7 +261,6 @@ def _limits(office: Office) -> app_commands.Group:
         )
 
     @group.command(name="reset", description=said(Text.ADMIN_LIMITS_RESET))
-    @_described
     async def reset(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(
             interaction,
@@ -307,12 +289,10 @@ def _generator(office: Office) -> app_commands.Group:
     group = app_commands.Group(name="generator", description=said(Text.ADMIN_GENERATOR_TEXT))
 
     @group.command(name="status", description=said(Text.ADMIN_STATUS_TEXT))
-    @_described
     async def status(interaction: Interaction) -> None:
         await office.look(interaction, office.generator_status)
 
     @group.command(name="variant", description=said(Text.ADMIN_VARIANT_TEXT))
-    @_described
     async def variant(
         interaction: Interaction, name: Variant | None = None, reason: str | None = None
     ) -> None:
@@ -323,12 +303,10 @@ def _generator(office: Office) -> app_commands.Group:
         )
 
     @group.command(name="restart", description=said(Text.ADMIN_RESTART_TEXT))
-    @_described
     async def restart(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(interaction, "generator restart", "", reason, office.restart)
 
     @group.command(name="unload", description=said(Text.ADMIN_UNLOAD_TEXT))
-    @_described
     async def unload(interaction: Interaction, reason: str | None = None) -> None:
         await office.act(interaction, "generator unload", "", reason, office.unload)
 

@@ -123,7 +123,7 @@ async def test_limits_are_set_listed_twice_taken_away_and_reset(
     bureau: Bureau, community: Community
 ) -> None:
     shown = await bureau.admin("limits show")
-    assert "waiting: 2" in shown and "seconds: 10" in shown
+    assert "waiting and running: 2" in shown and "seconds: 10" in shown
     role = bureau.guild.create_role("artists")
     await bureau.admin("limits set", seconds=4, role=role, block="gore", channel=bureau.channel)
     rules = await community.rules(bureau.guild.id)
