@@ -19,6 +19,7 @@ import asyncio
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import tempfile
@@ -284,12 +285,12 @@ def main() -> int:
     parser.add_argument("--burst", type=int, default=200, help="how many ask at once")
     parser.add_argument("--rate", type=float, default=20, help="how many a second ask after that")
     parser.add_argument("--jobs", type=int, default=1000, help="how many wait in the end")
-    parser.add_argument("--keep", type=Path, help="a folder for the log and the reports")
+    parser.add_argument("--keep", type=Path, help="a new folder for the log and the reports")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="framepack-front-end-") as name:
-        folder = arguments.keep or Path(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        figures = asyncio.run(run(arguments, folder))
+        figures = asyncio.run(run(arguments, Path(name)))
+        if arguments.keep:
+            shutil.copytree(name, arguments.keep)
     show(figures)
     return 0 if all(figure.good for figure in figures) else 1
 
