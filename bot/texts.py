@@ -126,11 +126,11 @@ class Text(Table):
     FINISH_END = (
         "{made} of {sections} sections of `{job_id}` are finished. They are the **end** of the "
         "video: this model makes the end first, so what is done does not begin at your picture. "
-        "Shall I send it?"
+        "Shall I send it? If you choose nothing, the job goes on."
     )
     FINISH_BEGINNING = (
         "{made} of {sections} sections of `{job_id}` are finished. They are the **beginning** of "
-        "the video. Shall I send it?"
+        "the video. Shall I send it? If you choose nothing, the job goes on."
     )
     FINISHING_RUNNING = "Stopping `{job_id}`. What is done becomes a video; it comes in a moment."
     FINISHING_QUEUED = "What is done of `{job_id}` becomes a video as soon as it has its next turn."
@@ -140,7 +140,7 @@ class Text(Table):
     JOBS_NONE = "You have no jobs yet. `/animate` makes one of a picture and a sentence."
     JOBS_TITLE = "Your jobs"
     JOBS_LINE = "`{job_id}` · {state} · “{prompt}”{link}"
-    LINK = " · [look]({url})"
+    LINK = " · [open]({url})"
     SHOW = "Show a finished video again, for your eyes only"
     SHOW_LOOKING = "I am fetching the video."
     SHOW_NOT_YET = "Job `{job_id}` has no video ({state})."
@@ -292,13 +292,14 @@ class Text(Table):
     CARD_RUNNING = "Making the video"
     CARD_STOPPING = "Stopping"
     CARD_FINISHING = "Sending what is done"
+    CARD_FINISH_NOW = "{made} of {sections} sections become the video"
     CARD_FINISH_LATER = "{made} of {sections} sections become the video at the next turn"
     CARD_UPLOADING = "Finished; the video is on its way"
     CARD_DELIVERED = "Finished"
     CARD_UNDELIVERABLE = "Finished, but the video could not be posted"
     CARD_FAILED = "No video"
     CARD_CANCELLED = "Cancelled"
-    CARD_ASKED = "For <@{user}> · {seconds:g} s · {steps} steps · seed {seed}"
+    CARD_ASKED = "-# For <@{user}> · {seconds:g} s · {steps} steps · seed {seed}"
     CARD_POSITION = "Position {position} in the queue"
     CARD_NEXT = "Next in the queue"
     CARD_WAIT = "starts {time}"
@@ -362,9 +363,13 @@ class Text(Table):
         "<@{user}> your video is ready, but with {size:.1f} MiB it is too large for Discord here. "
         "Whoever runs me finds it in my data folder as `{path}`."
     )
-    REASON_TOO_LARGE = "it has {size:.1f} MiB, and Discord refuses that here; it lies in `{path}`"
+    REASON_TOO_LARGE = (
+        "it has {size:.1f} MiB, and Discord refuses that here. Whoever runs me finds it in my data "
+        "folder as `{path}`"
+    )
     REASON_NOWHERE = (
-        "neither this channel nor a direct message takes it ({reason}); it lies in `{path}`"
+        "neither this channel nor a direct message takes it ({reason}). Whoever runs me finds it "
+        "in my data folder as `{path}`"
     )
     REASON_FILE_GONE = "its file is not in the data folder any more"
 

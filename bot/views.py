@@ -88,7 +88,11 @@ def status_card(
     """
     title, colour = _headline(job)
     request = job.request
-    lines = [f"“{plain(shorten(request.prompt, PROMPT_SHOWN))}”"] if show_prompt else []
+    lines = [*_state_lines(job, now, progress, place), ""]  # first what changes: prompts are long
+    if show_prompt:
+        lines.append(f"“{plain(shorten(request.prompt, PROMPT_SHOWN))}”")
+    if job.input_note:
+        lines.append(say(Text.CARD_NOTE, note=plain(job.input_note)))
     lines.append(
         say(
             Text.CARD_ASKED,
@@ -98,14 +102,11 @@ def status_card(
             seed=request.seed,
         )
     )
-    if job.input_note:
-        lines.append(say(Text.CARD_NOTE, note=plain(job.input_note)))
-    lines += ["", *_state_lines(job, now, progress, place)]
     running = job.state is JobState.RUNNING
     preview = progress.preview if progress and running and not job.spoiler else None
     return Card(
         title=title,
-        text="\n".join(lines).rstrip(),
+        text="\n".join(lines).strip(),
         footer=say(Text.CARD_FOOTER, job_id=job.id),
         colour=colour,
         picture=folder / Path(preview).name if preview and folder else None,
@@ -207,6 +208,11 @@ def failure_sentence(kind: ErrorKind, message: str) -> str:
     return f"{say(FAILURES[kind])}: {plain(without_paths(message))}"
 
 
+def sentence_of(text: str) -> str:
+    """Half a sentence as one of its own."""
+    return text[:1].upper() + text[1:]
+
+
 def plain(text: str) -> str:
     """The text on one line, its markdown and mentions shown instead of obeyed."""
     return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
@@ -265,7 +271,7 @@ def _state_lines(
             kind = job.error_kind or ErrorKind.INTERNAL
             return [failure_sentence(kind, job.error or say(Text.UNKNOWN_FAILURE))]
         case JobState.FINISHED if job.delivery is Delivery.UNDELIVERABLE:
-            return [job.error or ""]
+            return [sentence_of(job.error or "")]
         case JobState.FINISHED if job.started_at and job.ended_at:
             took_s = (job.ended_at - job.started_at).total_seconds()
             took = say(Text.CARD_TOOK, time=clock(took_s))
@@ -295,6 +301,10 @@ def _place_lines(place: Place) -> list[str]:
 
 def _progress_lines(job: Job, now: datetime, progress: Progress | None) -> list[str]:
     times = []
+    is_ending = job.cancel_requested or job.finish_requested
+    if progress is not None and progress.remaining_s is not None and not is_ending:
+        done_at = now + timedelta(seconds=progress.remaining_s)
+        times.append(say(Text.CARD_REMAINING, time=moment(done_at)))
     if progress is not None and progress.step_s is not None:
         times.append(say(Text.CARD_PACE, seconds=progress.step_s))
     if job.started_at is not None:
@@ -306,9 +316,8 @@ def _progress_lines(job: Job, now: datetime, progress: Progress | None) -> list[
         parts.append(say(Text.CARD_SECTION, section=progress.section, sections=progress.sections))
     if progress.step:
         parts.append(say(Text.CARD_STEP, step=progress.step, steps=progress.steps))
-    if progress.remaining_s is not None:
-        done_at = now + timedelta(seconds=progress.remaining_s)
-        times.append(say(Text.CARD_REMAINING, time=moment(done_at)))
+    if job.finish_requested:
+        parts = [say(Text.CARD_FINISH_NOW, **_sections(job))]
     percent = _percent(progress)
     filled = percent * BAR_CELLS // 100
     bar = "█" * filled + "░" * (BAR_CELLS - filled)

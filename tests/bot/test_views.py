@@ -82,10 +82,10 @@ def test_a_running_job_shows_stage_section_step_bar_and_times(tmp_path: Path) ->
     )
     assert card.title == "Making the video"
     assert card.text == (
-        "“a cat”\nFor <@4> · 5 s · 25 steps · seed 11\n\n"
         "Making it move · section 1 of 3 · step 12 of 25\n"
         "█████████░░░░░░░░░░░ 45 %\n"
-        f"3.6 s a step · started <t:{BEGAN}:R> · done <t:{BEGAN + 83 + 130}:R>"
+        f"done <t:{BEGAN + 83 + 130}:R> · 3.6 s a step · started <t:{BEGAN}:R>\n\n"
+        "“a cat”\n-# For <@4> · 5 s · 25 steps · seed 11"
     )
     assert card.picture == tmp_path / "p-1.webp"
     assert (card.actions, card.job_id) == ((Action.CANCEL,), "abcdefgh23")
@@ -95,7 +95,15 @@ def test_a_running_job_shows_stage_section_step_bar_and_times(tmp_path: Path) ->
 def test_outside_sampling_no_section_or_step_is_named() -> None:
     progress = sampling(stage=Stage.DECODING, section=0, step=0)
     text = status_card(job(state=JobState.RUNNING), NOW, progress=progress).text
-    assert "\nDrawing the frames\n" in text
+    assert text.startswith("Drawing the frames\n")
+
+
+@pytest.mark.parametrize("asked", ["cancel_requested", "finish_requested"])
+def test_who_stops_a_job_is_told_no_time_that_will_not_come(asked: str) -> None:
+    stopped = job(state=JobState.RUNNING, sections=3, sections_made=2, **{asked: True})
+    text = status_card(stopped, NOW, progress=sampling()).text
+    assert "done <t:" not in text
+    assert ("2 of 3 sections become the video" in text) is (asked == "finish_requested")
 
 
 @pytest.mark.parametrize(
@@ -155,13 +163,13 @@ def test_outside_sampling_no_section_or_step_is_named() -> None:
             },
             "Finished",
             "Only its end: the last 2 of 5 sections, 2.0 of 5 s. "
-            "It does not begin at the picture.\nTook 0:00 · [look](https://discord.com/channels/2/3/9)",
+            "It does not begin at the picture.\nTook 0:00 · [open](https://discord.com/channels/2/3/9)",
             "Again Edit Delete",
         ),
         (
             {"state": JobState.FINISHED, "delivery": Delivery.UNDELIVERABLE, "error": "too big"},
             "Finished, but the video could not be posted",
-            "too big",
+            "Too big",
             "Again Edit Delete",
         ),
     ],

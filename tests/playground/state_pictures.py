@@ -23,14 +23,14 @@ import discord
 import msgspec
 import yarl
 from PIL import Image
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Locator, Page
 from stage import PHONE, browser, film_bot, make_film, opened, served
 
 from bot.playground import Channel, Playground, Upload, controls
 from bot.playground.play import PICTURES
 from bot.posts import DiscordPosts
 from bot.texts import Text, say
-from bot.views import Place, small_print, status_card
+from bot.views import SMALL_PICTURE, Place, small_print, status_card
 from generator.protocol import ErrorKind, Progress, Stage, StepCacheKind, job_request
 from storage.jobs import Delivery, Job, JobState
 
@@ -40,8 +40,8 @@ SIZES = {
     "desktop": {"viewport": WIDE, "color_scheme": "light"},
     "phone": {"viewport": PHONE, "color_scheme": "dark", "device_scale_factor": 1.5},
 }
-COLOURS = 160
-SMALL, PREVIEW, VIDEO = "small.jpg", "preview.webp", "framepack-boat2a3b4c.mp4"
+COLOURS, MARGIN = 160, 8
+PREVIEW, VIDEO = "preview.webp", "framepack-boat2a3b4c.mp4"
 PROMPT = "The clouds drift over the lake while the water ripples softly"
 
 
@@ -128,16 +128,23 @@ def half_way(job: Job) -> Progress:
     )
 
 
-async def save(item: Any, name: str) -> None:
-    """A picture of one message, with few colours."""
-    image = Image.open(io.BytesIO(await item.screenshot(animations="disabled"))).convert("RGB")
+async def save(page: Page, item: Locator, name: str) -> None:
+    """A picture of one message and a little of what is around it, with few colours."""
+    await item.scroll_into_view_if_needed()
+    box = await item.bounding_box()
+    assert box is not None
+    clip = {**box, "y": box["y"] - MARGIN, "height": box["height"] + 2 * MARGIN}
+    shot = await page.screenshot(animations="disabled", clip=clip)
+    image = Image.open(io.BytesIO(shot)).convert("RGB")
     path = FOLDER / f"{name}.png"
     image.quantize(COLOURS, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
     sys.stdout.write(f"{path.name}: {path.stat().st_size / 1000:.0f} kB\n")
 
 
-async def look(chromium: Browser, playground: Playground, names: dict[str, Channel]) -> None:
-    """A picture of the newest message of each channel, in both sizes, as ben sees it."""
+async def look(
+    chromium: Browser, playground: Playground, names: dict[str, Channel], which: str = ""
+) -> None:
+    """A picture of the newest such message of each channel, in both sizes, as ben sees it."""
     for size, options in SIZES.items():
         async with opened(chromium, playground, playground.ben, **options) as page:
             for name, channel in names.items():
@@ -146,10 +153,10 @@ async def look(chromium: Browser, playground: Playground, names: dict[str, Chann
                     "id => document.querySelector(`[data-channel='${id}']`).click()",
                     str(channel.id),
                 )
-                item = page.locator("#scroll .message").last
+                item = page.locator(f"#scroll .message{which}").last
                 await item.wait_for()
                 await page.wait_for_timeout(900)
-                await save(item, f"{name}-{size}")
+                await save(page, item, f"{name}-{size}")
 
 
 @asynccontextmanager
@@ -169,7 +176,7 @@ def furnish_folder(folder: Path) -> None:
     preview.rename(folder / PREVIEW)
     with Image.open(PICTURES[0].file) as picture:
         picture.thumbnail((256, 256))
-        picture.save(folder / SMALL)
+        picture.save(folder / SMALL_PICTURE)
 
 
 async def cards(playground: Playground, posts: DiscordPosts, folder: Path) -> dict[str, Channel]:
@@ -208,18 +215,17 @@ async def answers(playground: Playground, chromium: Browser) -> None:
     """What only the asker sees, from the running bot: taken, refused, asked whether to send."""
     prompt = {"prompt": PROMPT}
     picture = {"image": Upload.read(PICTURES[0].file)}
-    words = ("--steps", "400", "--step-s", "0.1", "--section-steps", "8")
+    words = ("--steps", "40", "--step-s", "1", "--section-steps", "10")
     names = ("queued-answer", "refused", "cancel-asked")
     channels = {name: playground.add_channel(name) for name in names}
     async with film_bot(playground, *words):
         pdf = {"image": Upload(filename="boat.png", data=b"%PDF-1.7 " + bytes(100))}
         await playground.slash(playground.ben, channels["refused"], "animate", prompt, pdf)
         ask = channels["cancel-asked"]
-        asked = await playground.slash(playground.ben, ask, "animate", prompt, picture)
+        await playground.slash(playground.ben, ask, "animate", prompt, picture)
         status = await playground.until(
             lambda: next((m for m in playground.messages(ask) if m.embeds), None), 60
         )
-        del asked
         await playground.until(
             lambda: "section 3" in str(playground.world.messages[status.id].embeds), 60
         )
@@ -230,7 +236,7 @@ async def answers(playground: Playground, chromium: Browser) -> None:
         await playground.until(lambda: taken.response and "queue" in taken.response.content, 60)
         for message in list(playground.messages(last)):
             playground.delete_message(message)
-        await look(chromium, playground, channels)
+        await look(chromium, playground, channels, ".ephemeral")
 
 
 async def main(wanted: list[str]) -> None:
