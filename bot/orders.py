@@ -136,6 +136,11 @@ class Orders:
         log.info("job %s taken from user %d", job.id, job.user_id)
         return job
 
+    @property
+    def crowded(self) -> bool:
+        """Whether people wait for others' pictures to be taken."""
+        return self._fetching.locked()
+
     def folder(self, job: Job) -> Path:
         """Where the job's files are."""
         return self._jobs_dir / job.id
