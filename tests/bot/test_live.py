@@ -230,7 +230,7 @@ async def test_the_status_message_shows_progress_and_a_preview(live: Live) -> No
         with Image.open(io.BytesIO(live.playground.file(thumbnail))) as small:
             assert (small.format, small.size) == ("JPEG", (64, 48))
         assert "0.1 s a step · started <t:" in plain_text(first)
-        assert ":R> · done <t:" in plain_text(first)
+        assert "\ndone <t:" in plain_text(first)
 
         def preview() -> bool:
             status = live.status()
