@@ -12,10 +12,12 @@ from generator.__main__ import main
 generate = pipeline.generate
 
 
-def generate_and_keep(job_id: str, request: Any, folder: Path, workshop: Any) -> Any:
+def generate_and_keep(
+    job_id: str, request: Any, folder: Path, workshop: Any, **options: Any
+) -> Any:
     """As `generate`."""
     latents = folder / "latents.safetensors"
-    return generate(job_id, request, folder, workshop, latents_out=latents)
+    return generate(job_id, request, folder, workshop, latents_out=latents, **options)
 
 
 if __name__ == "__main__":
