@@ -122,6 +122,7 @@ class Transcript:
     def _readable(self, text: str) -> str:
         """Mentions, times and links to messages as Discord would show them."""
         users, channels = self._world.users, self._world.channels
+        text = text.removeprefix("-# ")  # small print
         text = USER.sub(lambda m: f"@{users[int(m[1])].name}" if int(m[1]) in users else m[0], text)
         text = CHANNEL.sub(
             lambda m: f"#{channels[int(m[1])].name}" if int(m[1]) in channels else m[0], text
