@@ -27,7 +27,7 @@ import discord
 import msgspec
 import yarl
 
-from bot.backend import BackendError, LocalBackend, generator_command
+from bot.backend import MACHINE_SETTINGS, BackendError, LocalBackend, generator_command
 from bot.client import Client, login_sentence
 from bot.config import Config
 from bot.delivery import MIB, Delivery
@@ -237,14 +237,7 @@ def generator_of(config: Config) -> list[str]:
     """The command line of the project's own generator with these settings."""
     generator = config.generator
     return generator_command(
-        model=generator.model,
-        device=generator.device,
-        dtype=generator.dtype,
-        placement=generator.placement,
-        storage=generator.storage,
-        attention=generator.attention,
-        compile=generator.compile,
-        preserve_vram_gib=generator.preserve_vram_gib,
+        **{name: getattr(generator, name) for name in MACHINE_SETTINGS},
         resume_every_s=generator.resume_every_s,
         idle_unload_s=generator.idle_unload_s,
         cache_dir=config.storage.data_dir / CACHE_NAME,

@@ -42,6 +42,11 @@ __all__ = ["Backend", "BackendError", "LocalBackend", "Lost", "generator_command
 log = logging.getLogger(__name__)
 
 MEASURED_WITHIN_S = 5.0
+MACHINE_SETTINGS = (
+    *("model", "device", "dtype", "placement", "storage", "attention", "compile"),
+    "preserve_vram_gib",
+)
+"""What of the generator's settings `serve` and `check` are both told."""
 SECRET_VARIABLES = ("DISCORD_TOKEN", "DISCORD_TOKEN_FILE")
 
 
@@ -286,7 +291,12 @@ class LocalBackend:
 
 def generator_command(**options: str | float | bool | Path) -> list[str]:
     """The command line of the project's own generator: `serve` with these options."""
-    command = [sys.executable, "-m", "generator", "serve"]
+    return [sys.executable, "-m", "generator", "serve", *generator_words(options)]
+
+
+def generator_words(options: Mapping[str, str | float | bool | Path]) -> list[str]:
+    """Options as words of a command line; one that is true is its name alone."""
+    command: list[str] = []
     for name, value in options.items():
         option = "--" + name.replace("_", "-")
         if value is True:

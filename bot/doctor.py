@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import msgspec
 
+from bot.backend import MACHINE_SETTINGS, generator_words
 from bot.config import Config, ConfigError, Device, load_config, read_token
 from bot.instance import InstanceError, sole_instance
 
@@ -64,7 +65,7 @@ def findings(config_path: Path | None, environ: Mapping[str, str]) -> Iterator[F
     yield from _torch(probe)
     yield _gpu(probe, config)
     yield _ffmpeg(probe)
-    yield _model(config)
+    yield from _model(config)
 
 
 def _python() -> Finding:
@@ -137,14 +138,18 @@ def _torch(probe: dict[str, Any] | str) -> Iterator[Finding]:
         build = f"for CUDA {probe['cuda']}" if probe.get("cuda") else "for the CPU"
         yield Finding(what="torch", seen=f"{probe['torch']}, built {build}")
     for problem in probe.get("problems", ()):
-        what = next((w for w in ("torch", "ffmpeg") if problem.startswith(w)), "packages")
-        yield Finding(what=what, seen=problem, remedy=remedy)
+        what = next((w for w in ("torch", "ffmpeg", "driver") if problem.startswith(w)), "packages")
+        if what == "driver":
+            problem, _, cure = problem.removeprefix("driver: ").rstrip(".").partition("; ")
+        yield Finding(what=what, seen=problem, remedy=cure if what == "driver" else remedy)
 
 
 def _gpu(probe: dict[str, Any] | str, config: Config) -> Finding:
     gpus = probe.get("gpus", []) if isinstance(probe, dict) else []
     if gpus:
-        seen = ", ".join(f"{gpu['name']} with {gpu['vram_gib']} GiB" for gpu in gpus)
+        seen = ", ".join(
+            f"{gpu['name']} with {gpu['vram_gib']} GiB, {gpu['free_gib']} GiB free" for gpu in gpus
+        )
         return Finding(what="GPU", seen=seen)
     if config.generator.device is Device.CUDA:
         remedy = "install the NVIDIA driver and a CUDA build of torch, or set generator.device"
@@ -165,20 +170,26 @@ def _ffmpeg(probe: dict[str, Any] | str) -> Finding:
     return Finding(what="ffmpeg", seen=" ".join(done.stdout.split()[:3]))
 
 
-def _model(config: Config) -> Finding:
-    model = config.generator.model
-    if model in BUILT_IN_MODELS:
-        return Finding(what="model", seen=f"{model}, which comes with the bot")
+def _model(config: Config) -> Iterator[Finding]:
+    """All that the generator looks at before it takes jobs, with the settings it will get."""
+    generator = config.generator
+    named = f"{generator.model}, which comes with the bot"
+    name = named if generator.model in BUILT_IN_MODELS else generator.model
     try:
-        done = _generator("models", "check", model)
+        settings = {name: getattr(generator, name) for name in MACHINE_SETTINGS}
+        done = _generator("check", *generator_words(settings))
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding(what="model", seen=str(error), remedy="make the generator run first")
-    if done.returncode == 0:
-        return Finding(what="model", seen=model)
+        yield Finding(what="model", seen=str(error), remedy="make the generator run first")
+        return
+    words = done.stdout.strip().splitlines()
+    if done.returncode == 0 and words:
+        yield Finding(what="model", seen=name)
+        yield Finding(what="placement", seen=words[-1])
+        return
     words = done.stderr.strip().splitlines()
-    seen = words[-1].removeprefix("framepack-bot: ") if words else f"{model} was refused"
-    remedy = "complete the folder, or name another one in generator.model (see the README)"
-    return Finding(what="model", seen=seen, remedy=remedy)
+    seen = words[-1].removeprefix("framepack-bot: ") if words else f"{name} was refused"
+    remedy = "the generator will take no job until this is put right (README, docs/memory.md)"
+    yield Finding(what="model", seen=seen, remedy=remedy)
 
 
 def _generator(*words: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""The generator's own command line: serve, generate, models, plan, probe.
+"""The generator's own command line: serve, generate, check, models, plan, probe.
 
 Decides: options and their texts. Every range comes from the protocol. Torch is imported only by the
 verbs that need it, after the arguments were understood.
@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     make.set_defaults(verb=_generate)
     _add_machine_options(make)
     _add_request_options(make)
+    check = verbs.add_parser("check", help="all that serve looks at before it takes jobs, in words")
+    check.set_defaults(verb=_check)
+    _add_machine_options(check)
     models = verbs.add_parser("models", help="model folders", prog="framepack-bot models")
     models.set_defaults(verb=lambda arguments: arguments.action(arguments))
     add_models_verb(models)
@@ -217,6 +220,16 @@ def _step_cache(arguments: argparse.Namespace) -> tuple[StepCacheKind, float]:
         if threshold:
             return kind, threshold
     return StepCacheKind.NONE, 0.0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from generator.inspection import inspect_weights
+    from generator.workshop import open_workshop
+
+    placement = open_workshop(arguments).placement
+    inspect_weights(placement.model)
+    print(f"{placement.why}; attention {placement.attention}")
+    return 0
 
 
 def _probe(arguments: argparse.Namespace) -> int:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 AUTO = "auto"
 CHOICES = (AUTO, "native", "flash", "xformers", "sage")
 _PACKAGES = {"flash": "flash_attn", "xformers": "xformers", "sage": "sageattention"}
+NO_KERNEL = ("No available kernel", "No viable backend")
+"""How PyTorch says that none of the allowed kernels can do it."""
 _KERNELS = [
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.CUDNN_ATTENTION,
@@ -43,6 +45,18 @@ def choose_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> s
     return "xformers" if major < 8 and _is_installed("xformers") else "native"
 
 
+def refuse_math(device: torch.device, dtype: torch.dtype) -> None:
+    """ModelError where PyTorch has no kernel for the native backend but the one that keeps scores.
+
+    Asked with a small attention of the transformer's head size, before a job is taken.
+    """
+    if device.type != "cuda":
+        return  # the CPU has a kernel of its own
+    with refusing_math(device), torch.inference_mode():
+        query = torch.zeros(1, 1, 64, 128, device=device, dtype=dtype)
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+
+
 @contextlib.contextmanager
 def attention(transformer: Any, backend: str, device: torch.device) -> Iterator[None]:
     """Let the transformer use that backend, and never PyTorch's math kernel on a GPU."""
@@ -51,13 +65,20 @@ def attention(transformer: Any, backend: str, device: torch.device) -> Iterator[
     if device.type != "cuda":
         yield
         return
+    with refusing_math(device):
+        yield
+
+
+@contextlib.contextmanager
+def refusing_math(device: torch.device) -> Iterator[None]:
+    """While it lasts PyTorch's math kernel is not taken; ModelError where it is all there is."""
     try:
         with sdpa_kernel(_KERNELS):
             yield
     except RuntimeError as error:
-        if "No available kernel" not in str(error):
+        if not any(words in str(error) for words in NO_KERNEL):
             raise
-        name = torch.cuda.get_device_name(device)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         raise ModelError(
             f"PyTorch has no memory-saving attention kernel for {name} in this dtype, and the one "
             "that is left needs about 28 GiB at 608×640. Use dtype float16 or bfloat16, or install "

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from generator.errors import DiskError, ModelError
 from generator.hub import SOURCES, Listing, RemoteFile
+from generator.parts import telling_bytes
 
 LOCK_NAME = "models.lock.json"
 LOCK_VERSION = 1
@@ -65,11 +66,20 @@ class Lock:
             for path, entry in repository["files"].items()
         }
 
-    def note(self, listing: Listing, file: RemoteFile, sha256: str) -> None:
+    def spots(self) -> dict[str, str]:
+        """Path in the model folder → what `spots_of` said of a large file when it had come."""
+        return {
+            path: entry["spots"]
+            for repository in self._repositories.values()
+            for path, entry in repository["files"].items()
+            if "spots" in entry
+        }
+
+    def note(self, listing: Listing, file: RemoteFile, sha256: str, spots: str) -> None:
         """This file is whole. Written at once."""
         entry = self._repositories.setdefault(listing.source.repository, {"files": {}})
         entry |= {"commit": listing.commit, "licence": listing.licence}
-        entry["files"][file.path] = {"size": file.size, "sha256": sha256}
+        entry["files"][file.path] = {"size": file.size, "sha256": sha256, "spots": spots}
         self._write()
 
     def forget(self, paths: set[str]) -> None:
@@ -128,7 +138,7 @@ def fetch(folder: Path, listing: Listing, lock: Lock, advance: Advance) -> None:
             _receive(listing, file, _part(path), advance)
         sha256 = _checked(file, _part(path), listing)
         _part(path).replace(path)
-        lock.note(listing, file, sha256)
+        lock.note(listing, file, sha256, spots_of(path))
 
 
 def verify(folder: Path, advance: Advance) -> list[str]:
@@ -155,6 +165,14 @@ def hash_file(path: Path, advance: Advance = lambda _: None) -> tuple[str, str]:
             git.update(piece)
             advance(len(piece))
     return sha256.hexdigest(), git.hexdigest()
+
+
+def spots_of(path: Path) -> str:
+    """16 hex digits of the file's size, head and some spots: milliseconds, however large it is."""
+    digest = hashlib.sha256()
+    for piece in telling_bytes(path):
+        digest.update(piece)
+    return digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager

@@ -43,6 +43,24 @@ def is_fp8(name: str, shape: tuple[int, ...], storage: Storage) -> bool:
     return storage is Storage.FP8 or not _MODULATION.search(name)
 
 
+def refuse_without_fp8(device: torch.device, storage: Storage) -> None:
+    """ModelError where this device, or this torch, can not turn 8 bits into a number."""
+    if storage is Storage.NATIVE:
+        return
+    try:
+        torch.ones(8, device=device).to(torch.float8_e4m3fn).to(torch.bfloat16)
+    except (RuntimeError, NotImplementedError) as error:
+        name = str(device)
+        if device.type == "cuda":
+            major, minor = torch.cuda.get_device_capability(device)
+            name = f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"storage is {storage}, but {name} can not convert 8-bit numbers with torch "
+            f"{torch.__version__} ({reason}); set storage = native."
+        ) from error
+
+
 def convert(source: Path, target: Path, advance: Callable[[int], None]) -> Path:
     """Write `target`, a copy of the transformer in `source` with its blocks in fp8.
 

@@ -1,4 +1,4 @@
-"""How much memory this machine can give: RAM, what limits it, VRAM.
+"""What this machine can give: RAM and what limits it, VRAM and who else has it, the disk's speed.
 
 Decides: whose number counts: a container's limit beats /proc, Windows' commit limit beats its RAM.
 Refuses to know: what the memory is for. Sources: proc(5), the kernel's cgroup v1 and v2 documents,
@@ -8,17 +8,23 @@ Microsoft's `GlobalMemoryStatusEx`.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 
 GIB = 2**30
 M_MMAP_THRESHOLD = -3  # glibc's number for it, malloc.h
 RETURNED_ABOVE_BYTES = 2**20
+MEASURED_ABOVE_BYTES, MEASURED_BYTES, MEASURED_S = 256 * 2**20, 2**28, 0.3
+FASTEST_DISK_GB_S = 16.0  # PCIe 5 x4; what is faster was memory
 UNLIMITED = 2**60  # cgroup v1 says "no limit" with a number near 2**63
 
 
@@ -30,20 +36,88 @@ class Machine:
     ram_limit: str
     vram_free: int = 0
     vram_total: int = 0
+    disk_gb_s: float | None = None  # None: not measured, or faster than a disk can be
 
     def __str__(self) -> str:
         vram = f"{self.vram_free / GIB:.1f} of {self.vram_total / GIB:.1f} GiB VRAM and "
         ram = f"{self.ram_free / GIB:.1f} GiB RAM ({self.ram_limit}) free"
-        return (vram if self.vram_total else "") + ram
+        disk = f", a disk that reads {self.disk_gb_s:.2g} GB/s" if self.disk_gb_s else ""
+        return (vram if self.vram_total else "") + ram + disk
 
 
-def measure(device: torch.device) -> Machine:
-    """What is free right now, for everybody on this machine or in this container."""
+def measure(device: torch.device, weights: Path | None = None) -> Machine:
+    """What is free right now, for everybody on this machine or in this container.
+
+    With the folder of some `weights` the speed of their disk, too, measured once in a process.
+    """
     free, limit = free_ram()
-    if device.type != "cuda":
-        return Machine(ram_free=free, ram_limit=limit)
-    vram_free, vram_total = torch.cuda.mem_get_info(device)
-    return Machine(ram_free=free, ram_limit=limit, vram_free=vram_free, vram_total=vram_total)
+    vram_free, vram_total = torch.cuda.mem_get_info(device) if device.type == "cuda" else (0, 0)
+    return Machine(
+        ram_free=free,
+        ram_limit=limit,
+        vram_free=vram_free,
+        vram_total=vram_total,
+        disk_gb_s=read_speed(weights) if weights is not None else None,
+    )
+
+
+@functools.cache
+def read_speed(folder: Path) -> float | None:
+    """GB/s at which a part of the folder's largest file is read, past what is in memory of it.
+
+    Takes a third of a second at most. None for files below 256 MiB, and where the system answered
+    out of its memory after all (outside of Linux it can not be asked to forget).
+    """
+    files = sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_size)
+    if not files or files[-1].stat().st_size < MEASURED_ABOVE_BYTES:
+        return None
+    middle = files[-1].stat().st_size // 2
+    with files[-1].open("rb", buffering=0) as stream:
+        if sys.platform == "linux":
+            length = files[-1].stat().st_size - middle
+            os.posix_fadvise(stream.fileno(), middle, length, os.POSIX_FADV_DONTNEED)
+        stream.seek(middle)
+        piece, done, began = bytearray(2**22), 0, time.perf_counter()
+        while done < MEASURED_BYTES and time.perf_counter() - began < MEASURED_S:
+            done += stream.readinto(piece) or MEASURED_BYTES
+        speed = done / (time.perf_counter() - began) / 1e9
+    return speed if speed < FASTEST_DISK_GB_S else None
+
+
+def cuda_driver() -> tuple[int, int] | None:
+    """The newest CUDA that the driver can run, (12, 4) for 12.4; None without one, or without a
+    CUDA build of torch to ask."""
+    ask = getattr(torch._C, "_cuda_getDriverVersion", None)
+    version = int(ask()) if ask is not None else 0
+    return (version // 1000, version % 1000 // 10) if version > 0 else None
+
+
+def driver_problem() -> str | None:
+    """Why torch can not use the NVIDIA GPU that has a driver here; None if it can, or has none."""
+    driver, built_for = cuda_driver(), torch.version.cuda
+    if driver is None or built_for is None or driver[0] >= int(built_for.split(".")[0]):
+        return None
+    return (
+        f"the NVIDIA driver is too old: it can run CUDA {driver[0]}.{driver[1]}, and this torch "
+        f"({torch.__version__}) is built for CUDA {built_for}; update the driver, or install a "
+        "torch for an older CUDA"
+    )
+
+
+def vram_users() -> list[str]:
+    """Which programs hold memory of the GPU, as `NAME (MiB)`; empty where nobody can say."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    question = ["--query-compute-apps=process_name,used_memory", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            [program, *question], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    pairs = (line.rsplit(",", 1) for line in done.stdout.splitlines() if "," in line)
+    return [f"{PurePath(name.strip()).name} ({used.strip()} MiB)" for name, used in pairs]
 
 
 def vram_held(device: torch.device) -> int:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from generator.errors import ModelError
-from generator.parts import F1_TRANSFORMER, folder_problems
+from generator.parts import F1_TRANSFORMER, folder_problems, telling_bytes
 from generator.protocol import Variant
 from generator.timesteps import pin_timesteps
 
@@ -28,9 +28,6 @@ log = logging.getLogger(__name__)
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 RESOLUTION = 640
-SAMPLED_ABOVE_BYTES = 64 * 2**20
-SAMPLE_BYTES = 64 * 2**10
-SAMPLES = 64
 
 
 class ModelFolder:
@@ -111,7 +108,11 @@ class ModelFolder:
         that `load` would give them; its buffers are real."""
         import accelerate
 
-        with _quiet_libraries(), accelerate.init_empty_weights(include_buffers=False):
+        with (
+            _as_model_error(self.path / part),
+            _quiet_libraries(),
+            accelerate.init_empty_weights(include_buffers=False),
+        ):
             module = _BUILDERS[part.removesuffix("_f1")](self.path / part)
         for parameter in module.parameters():
             parameter.data = parameter.data.to(dtype)
@@ -126,7 +127,7 @@ def folder_digest(folder: Path) -> str:
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.suffix in {".json", ".safetensors", ".txt", ".model"}:
             digest.update(file.name.encode())
-            for piece in _telling_bytes(file):
+            for piece in telling_bytes(file):
                 digest.update(piece)
     return digest.hexdigest()[:16]
 
@@ -146,18 +147,6 @@ def open_model(name_or_folder: str) -> ModelFolder:
             "use demo, tiny, or the path of a folder with text_encoder, vae, transformer …"
         )
     return ModelFolder(path)
-
-
-def _telling_bytes(file: Path) -> Iterator[bytes]:
-    size = file.stat().st_size
-    yield size.to_bytes(8, "little")
-    with file.open("rb") as stream:
-        if size <= SAMPLED_ABOVE_BYTES:
-            yield stream.read()
-            return
-        for spot in range(SAMPLES + 1):
-            stream.seek((size - SAMPLE_BYTES) * spot // SAMPLES)
-            yield stream.read(SAMPLE_BYTES)
 
 
 Loaded = tuple[nn.Module, dict[str, Any]]
@@ -225,6 +214,24 @@ def _build_llama(path: Path) -> nn.Module:
     return LlamaModel(LlamaConfig.from_pretrained(path))
 
 
+def _build_clip(path: Path) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig.from_pretrained(path))
+
+
+def _build_siglip(path: Path) -> nn.Module:
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    return SiglipVisionModel(SiglipVisionConfig.from_pretrained(path, vision_use_head=False))
+
+
+def _build_vae(path: Path) -> nn.Module:
+    from diffusers import AutoencoderKLHunyuanVideo as Vae
+
+    return Vae.from_config(Vae.load_config(path))
+
+
 def _build_transformer(path: Path) -> nn.Module:
     from diffusers import HunyuanVideoFramepackTransformer3DModel as Transformer
 
@@ -242,6 +249,9 @@ _LOADERS: dict[str, Callable[[Path, torch.dtype], Loaded]] = {
 
 _BUILDERS: dict[str, Callable[[Path], nn.Module]] = {
     "text_encoder": _build_llama,
+    "text_encoder_2": _build_clip,
+    "image_encoder": _build_siglip,
+    "vae": _build_vae,
     "transformer": _build_transformer,
 }
 

@@ -187,9 +187,10 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from generator.inspection import inspect_weights
     from generator.models import ModelFolder
 
-    ModelFolder(arguments.folder)
+    inspect_weights(ModelFolder(arguments.folder))
     print(arguments.folder)
     return 0
 

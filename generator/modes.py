@@ -14,8 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 from generator.assembly import spread
+from generator.errors import OutOfMemoryError
 from generator.fp8 import Storage, is_fp8
-from generator.machine import GIB, Machine
+from generator.machine import GIB, Machine, vram_users
 from generator.models import ModelFolder
 from generator.tensor_files import TensorFiles
 
@@ -29,6 +30,10 @@ WHOLE_DECODING_BYTES = int(14.5 * GIB)
 DRIVER_BYTES = int(0.6 * GIB)  # CUDA's own context and cuBLAS workspaces
 RAM_BESIDE_BYTES = int(4.5 * GIB)  # Python, staging, decoded frames, the video's encoder
 RAM_SHARE = 0.75  # of what is free may be pinned: pinned RAM is lost to everybody else
+SLOW_DISK_GB_S = 1.0  # below it a step would wait for blocks, so more of them wait in RAM
+RAM_SHARE_BESIDE_SLOW_DISK = 0.9
+LEAST_RAM_BYTES = int(2.1 * GIB)  # beside two buffers: Python 0.8, decoded frames 1.0, ffmpeg 0.3
+REAL_RESOLUTION, LEAST_RESOLUTION = 640, 256  # what the figures above are for, what is of use
 WORTH_PINNING = 2 * GIB
 
 
@@ -123,12 +128,15 @@ def choose(needs: Needs, machine: Machine, wanted: Mode, *, preserve: int = 0) -
     that are left to others while sampling."""
     room = machine.vram_free - preserve - DRIVER_BYTES
     sampling = needs.working(SAMPLING_BYTES)
-    ram = min(int(machine.ram_free * RAM_SHARE), machine.ram_free - RAM_BESIDE_BYTES)
+    slow_disk = machine.disk_gb_s is not None and machine.disk_gb_s < SLOW_DISK_GB_S
+    share = RAM_SHARE_BESIDE_SLOW_DISK if slow_disk else RAM_SHARE
+    ram = min(int(machine.ram_free * share), machine.ram_free - RAM_BESIDE_BYTES)
     resident = resident_blocks(needs, room - sampling)
     streamed = [i for i in range(len(needs.blocks)) if i not in resident]
     held = [] if wanted is Mode.DISK else waiting_blocks(needs, streamed, ram)
     everything = needs.all_parts + needs.working(WHOLE_DECODING_BYTES)
-    fits = sum(needs.blocks[i] for i in held) >= min(WORTH_PINNING, needs.transformer // 4)
+    worth = 1 if slow_disk else min(WORTH_PINNING, needs.transformer // 4)
+    fits = sum(needs.blocks[i] for i in held) >= worth
     modes = (
         (Mode.RESIDENT, everything <= room, f"everything needs {everything / GIB:.1f} GiB VRAM"),
         (
@@ -136,8 +144,8 @@ def choose(needs: Needs, machine: Machine, wanted: Mode, *, preserve: int = 0) -
             needs.transformer + sampling <= room,
             f"the transformer needs {(needs.transformer + sampling) / GIB:.1f} GiB VRAM",
         ),
-        (Mode.STREAM, fits or not streamed, _where(needs, resident, held, streamed)),
-        (Mode.DISK, True, _where(needs, resident, [], streamed)),
+        (Mode.STREAM, fits or not streamed, _where(needs, resident, held, machine)),
+        (Mode.DISK, True, _where(needs, resident, [], machine)),
     )
     mode, _, why = next(m for m in modes if (m[1] if wanted is Mode.AUTO else m[0] is wanted))
     why = f"{mode}: {'' if wanted is Mode.AUTO else 'asked for; '}{why}, with {machine}"
@@ -175,12 +183,59 @@ def _evenly(needs: Needs, streamed: list[int], to_read: int) -> list[int]:
     return held
 
 
-def _where(needs: Needs, resident: set[int], held: list[int], streamed: list[int]) -> str:
-    in_ram = sum(needs.blocks[i] for i in held) / GIB
-    return (
+def refuse_too_small(needs: Needs, machine: Machine) -> str:
+    """OutOfMemoryError, with the numbers, where this model can not make even a small video.
+
+    Returns what is to be said of a machine that can make small ones only; else nothing.
+    """
+    least_ram = needs.slots + needs.working(LEAST_RAM_BYTES)
+    if machine.ram_free < least_ram:
+        raise OutOfMemoryError(
+            f"At least {_gib(least_ram)} GiB of RAM are needed, and {_gib(machine.ram_free)} GiB "
+            f"are free ({machine.ram_limit}); close other programs, raise that limit, or use "
+            "storage = fp8, whose buffers are half as large."
+        )
+    if not machine.vram_total:
+        return ""
+    held = needs.rest + needs.slots + DRIVER_BYTES
+    room = machine.vram_free - held
+    # What a step needs grows with the picture's area.
+    side = REAL_RESOLUTION * math.sqrt(max(room, 0) / max(needs.working(SAMPLING_BYTES), 1))
+    decoding = needs.working(TILED_DECODING_BYTES) + DRIVER_BYTES
+    if side < LEAST_RESOLUTION or machine.vram_free < decoding:
+        small = needs.working(SAMPLING_BYTES) * (LEAST_RESOLUTION / REAL_RESOLUTION) ** 2
+        least = max(held + int(small), decoding)
+        raise OutOfMemoryError(
+            f"At least {_gib(least)} GiB of VRAM are needed, and {_gib(machine.vram_free)} of "
+            f"{_gib(machine.vram_total)} GiB are free; {_taken(machine)}"
+        )
+    if side >= REAL_RESOLUTION:
+        return ""
+    return f"; it is enough for about {int(side) // 16 * 16} pixels of side, not {REAL_RESOLUTION}"
+
+
+def _taken(machine: Machine) -> str:
+    taken, users = machine.vram_total - machine.vram_free, vram_users()
+    if taken < GIB // 2:
+        return "use storage = fp8, a smaller model, or device = cpu."
+    who = f": {', '.join(users)}" if users else ""
+    return f"{_gib(taken)} GiB are taken by other programs{who}. Close them, or wait for them."
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f}"
+
+
+def _where(needs: Needs, resident: set[int], held: list[int], machine: Machine) -> str:
+    in_ram = sum(needs.blocks[i] for i in held)
+    read = sum(needs.blocks) - in_ram - sum(needs.blocks[i] for i in resident)
+    said = (
         f"of {len(needs.blocks)} blocks {len(resident)} stay on the GPU, {len(held)} wait in RAM "
-        f"({in_ram:.1f} GiB), {len(streamed) - len(held)} are read each step"
+        f"({_gib(in_ram)} GiB), {len(needs.blocks) - len(resident) - len(held)} are read each step"
     )
+    if not read or machine.disk_gb_s is None:
+        return said
+    return f"{said} ({_gib(read)} GiB, {read / machine.disk_gb_s / 1e9:.1f} s of reading)"
 
 
 def resident_blocks(needs: Needs, room: int) -> set[int]:

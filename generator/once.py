@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from generator.conditions import pictures_of
 from generator.errors import DiskError, InputError
+from generator.inspection import inspect_weights
 from generator.pipeline import generate
 from generator.protocol import JobRequest, Progress, Stage
 from generator.workshop import open_workshop
@@ -34,6 +35,7 @@ def generate_once(request: JobRequest, arguments: Any) -> int:
         _refuse_folder(file)
         _make_folder(file.absolute().parent)
     workshop = open_workshop(arguments)
+    inspect_weights(workshop.placement.model)
     if arguments.model == "demo":
         sys.stderr.write("These are demo weights: small, quick, trained on synthetic scenes.\n")
     with (

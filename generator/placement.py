@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from generator.assembly import BLOCK_LISTS, Assembled, Recipe, assemble, blocks_of
-from generator.attention import AUTO, attention, choose_attention
+from generator.attention import AUTO, attention, choose_attention, refuse_math
 from generator.block_sources import BlockSource
 from generator.causal_convolution import quicken
 from generator.compiling import compile_blocks, refuse_without_compiler
 from generator.devices import CudaDevice, Device, HostDevice
 from generator.errors import InputError, OutOfMemoryError
-from generator.fp8 import Storage
-from generator.machine import GIB, Machine, measure
+from generator.fp8 import Storage, refuse_without_fp8
+from generator.machine import GIB, Machine, driver_problem, measure
 from generator.models import ModelFolder
 from generator.modes import (
     DRIVER_BYTES,
@@ -39,6 +39,7 @@ from generator.modes import (
     Needs,
     choose,
     needs_of,
+    refuse_too_small,
 )
 from generator.protocol import Variant
 
@@ -80,6 +81,9 @@ class Placement:
         """Whether the transformer's blocks go through torch.compile."""
         if compiled:
             refuse_without_compiler(self.device)
+        refuse_without_fp8(self.device, storage)
+        if self.attention == "native":
+            refuse_math(self.device, self.transformer_dtype)
         self.needs = self._count()
         self._choice = self._choose(mode)
         self.vae_tiling = self.mode is not Mode.RESIDENT
@@ -147,7 +151,7 @@ class Placement:
 
         Values stay the same. Everything is given back; what is needed is loaded again.
         """
-        following = _below(self._choice, self.needs, measure(self.device))
+        following = _below(self._choice, self.needs, self._measure())
         if following is None or self.device.type == "cpu":
             return None
         log.warning("Out of memory with %s; from now on %s", self.why, following.why)
@@ -295,10 +299,17 @@ class Placement:
         return needs_of(self.model, part, lambda p: self.dtype_of(p).itemsize, self.storage)
 
     def _choose(self, wanted: Mode) -> Choice:
-        machine = measure(self.device)
+        machine = self._measure()
+        limits = refuse_too_small(self.needs, machine)
         if self.device.type == "cpu":
             return _choose_on_cpu(wanted, self.needs, machine)
-        return choose(self.needs, machine, wanted, preserve=int(self.preserve_vram_gib * GIB))
+        preserve = int(self.preserve_vram_gib * GIB)
+        choice = choose(self.needs, machine, wanted, preserve=preserve)
+        return replace(choice, why=choice.why + limits)
+
+    def _measure(self) -> Machine:
+        parts = sorted(self.model.path.glob(f"{TRANSFORMER}*"))
+        return measure(self.device, parts[0] if parts else None)
 
     def _memory_sentence(self, part: str) -> str:
         machine = measure(self.device)
@@ -308,6 +319,8 @@ class Placement:
 
 def choose_device(wanted: str) -> torch.device:
     """The torch device for `auto`, `cpu`, `cuda` or `cuda:N`. InputError when it is not there."""
+    if wanted != "cpu" and (problem := driver_problem()) is not None:
+        raise InputError(f"device is {wanted!r}, but {problem}, or set device = cpu.")
     if wanted == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:

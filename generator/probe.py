@@ -41,11 +41,18 @@ def _probe_torch(found: dict[str, Any]) -> None:
     except (ImportError, OSError) as error:
         found["problems"].append(f"torch can not be imported: {error}.")
         return
+    from generator.machine import driver_problem
+
     found["torch"], found["cuda"] = torch.__version__, torch.version.cuda
+    problem = driver_problem()
+    if problem is not None:
+        found["problems"].append(f"driver: {problem}.")
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         gib = round(properties.total_memory / 2**30, 1)
-        found["gpus"].append({"name": properties.name, "vram_gib": gib})
+        free_gib = round(torch.cuda.mem_get_info(index)[0] / 2**30, 1)
+        gpu = {"name": properties.name, "vram_gib": gib, "free_gib": free_gib}
+        found["gpus"].append(gpu)
 
 
 def _probe_ffmpeg(found: dict[str, Any]) -> None:

@@ -85,6 +85,15 @@ class TensorFiles:
             self._read(entry, row * width, place, name)
         return raw.view(entry.dtype).view(len(rows), *entry.shape[1:])
 
+    def read_spot(self, name: str, count: int) -> Tensor:
+        """Some numbers from the middle of a tensor, at most `count`."""
+        entry = self.entry(name)
+        numbers = entry.nbytes // entry.dtype.itemsize
+        count = min(count, numbers)
+        raw = torch.empty(count * entry.dtype.itemsize, dtype=torch.uint8)
+        self._read(entry, (numbers - count) // 2 * entry.dtype.itemsize, raw, name)
+        return raw.view(entry.dtype)
+
     def _read(self, entry: Entry, offset: int, destination: Tensor, name: str) -> None:
         view = destination.numpy().data
         with self._lock:

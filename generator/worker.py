@@ -156,9 +156,11 @@ def serve(settings: ServeSettings) -> int:
     line = Line.guarding_stdout()
     logging.getLogger("generator").setLevel(logging.INFO)  # what is loaded and given back, and when
     try:
+        from generator.inspection import inspect_weights
         from generator.workshop import open_workshop
 
         workshop = open_workshop(settings)
+        inspect_weights(workshop.placement.model)
     except GeneratorError as error:
         line.send(Broken(kind=error.kind, message=str(error)))
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,24 @@ from bot.instance import sole_instance
 GOOD: dict[str, Any] = {
     "torch": "2.13.0+cu130",
     "cuda": "13.0",
-    "gpus": [{"name": "NVIDIA RTX", "vram_gib": 23.6}],
+    "gpus": [{"name": "NVIDIA RTX", "vram_gib": 23.6, "free_gib": 22.9}],
     "problems": [],
     "ffmpeg": None,
 }
 TOKEN = {"DISCORD_TOKEN": "secret-token"}
 
 
+def checked(code: int, said: str) -> subprocess.CompletedProcess[str]:
+    """How `generator check` ends."""
+    said, wrong = ("", said) if code else (said, "")
+    return subprocess.CompletedProcess([], code, stdout=said, stderr=wrong)
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "_probe", lambda: GOOD)
+    monkeypatch.setattr(doctor, "_generator", lambda *words: checked(0, "stream: 7 stay\n"))
     return tmp_path
 
 
@@ -46,7 +54,8 @@ def test_a_machine_in_good_order_has_no_problem_but_what_is_missing_here() -> No
     things = found(TOKEN)
     assert [what for what, finding in things.items() if finding.remedy] == ["ffmpeg"]
     assert things["torch"].seen == "2.13.0+cu130, built for CUDA 13.0"
-    assert things["GPU"].seen == "NVIDIA RTX with 23.6 GiB"
+    assert things["GPU"].seen == "NVIDIA RTX with 23.6 GiB, 22.9 GiB free"
+    assert things["placement"].seen == "stream: 7 stay"
     assert things["model"].seen == "demo, which comes with the bot"
 
 
@@ -119,9 +128,47 @@ def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "free some" in found(TOKEN)["disk"].remedy
 
 
-def test_a_model_folder_with_a_missing_part_is_a_problem(folder: Path) -> None:
-    (folder / "weights" / "vae").mkdir(parents=True)
-    (folder / "config.toml").write_text("[generator]\nmodel = './weights'\n", encoding="utf-8")
+def test_a_driver_that_is_too_old_is_said_with_both_versions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sentence = "driver: the NVIDIA driver is too old: it can run CUDA 11.4; update the driver."
+    monkeypatch.setattr(doctor, "_probe", lambda: {**GOOD, "problems": [sentence]})
+    finding = found(TOKEN)["driver"]
+    assert finding.seen == "the NVIDIA driver is too old: it can run CUDA 11.4"
+    assert finding.remedy == "update the driver"
+
+
+def test_what_keeps_the_generator_from_starting_is_said_with_its_settings(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "config.toml").write_text(
+        "[generator]\nmodel = './weights'\nstorage = 'fp8'\ncompile = true\n", encoding="utf-8"
+    )
+    asked: list[str] = []
+
+    def check(*words: str) -> subprocess.CompletedProcess[str]:
+        asked.extend(words)
+        return checked(1, "a warning\nframepack-bot: At least 4.6 GiB of VRAM are needed, and 3.1")
+
+    monkeypatch.setattr(doctor, "_generator", check)
     finding = found(TOKEN)["model"]
-    assert "transformer" in finding.seen
-    assert "complete the folder" in finding.remedy
+    assert finding.seen == "At least 4.6 GiB of VRAM are needed, and 3.1" and finding.remedy
+    assert asked[0] == "check" and "--compile" in asked
+    assert asked[asked.index("--storage") + 1] == "fp8"
+    assert asked[asked.index("--model") + 1].endswith("weights")
+
+
+def test_the_real_check_is_understood(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.undo()
+    (folder / "weights" / "vae").mkdir(parents=True)
+    (folder / "good.toml").write_text("[generator]\nmodel = 'tiny'\n", encoding="utf-8")
+    (folder / "bad.toml").write_text(
+        f"[generator]\nmodel = '{(folder / 'weights').as_posix()}'\n", encoding="utf-8"
+    )
+    good, bad = (doctor.load_config(folder / name, {}) for name in ("good.toml", "bad.toml"))
+    model, placement = doctor._model(good)
+    assert not model.remedy and not placement.remedy
+    assert "resident: it computes on the CPU" in placement.seen
+    assert "attention native" in placement.seen
+    (model,) = doctor._model(bad)
+    assert "transformer" in model.seen and model.remedy

@@ -279,8 +279,10 @@ def test_eight_bits_change_the_latents_a_little_wherever_they_lie(
 def test_a_cpu_without_room_reads_from_disk(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = Machine(ram_free=1000, ram_limit="the container's limit of 0.0 GiB")
-    monkeypatch.setattr(placement_module, "measure", lambda _: small)
+    monkeypatch.setattr("generator.modes.LEAST_RAM_BYTES", 0)
+    needs = Placement(ModelFolder(tiny_model), device="cpu").needs
+    small = Machine(ram_free=needs.all_parts - 1, ram_limit="the container's limit of 0.0 GiB")
+    monkeypatch.setattr(placement_module, "measure", lambda *_: small)
     placement = Placement(ModelFolder(tiny_model), device="cpu")
     assert placement.mode is Mode.DISK and "container" in placement.why
 
