@@ -12,73 +12,60 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from training import pair
 
-if TYPE_CHECKING:
-    from training.vae import Phase
-
 WORK = Path("training_runs")
 PICTURES = 700
-CLIPS = 300
+CLIPS = 420
 MODEL = Path("generator") / "demo_model"
 
 
-def data(work: Path, processes: int) -> None:
+def data(args: argparse.Namespace) -> None:
     """Draw the procedural pictures."""
+    work: Path = args.work
     from training.data import draw_pictures
 
-    draw_pictures(work / "pictures", PICTURES, processes=processes)
+    draw_pictures(work / "pictures", PICTURES, processes=args.processes)
 
 
-def text(work: Path, processes: int) -> None:
+def text(args: argparse.Namespace) -> None:
     """Tokenizers and text encoders."""
+    work: Path = args.work
     from training import text as stage
 
     pair.run(stage.train, work / "text", processes=1, log_file=work / "text" / "log.txt")
 
 
-def vae(work: Path, processes: int) -> None:
-    """The autoencoder."""
-    from training.vae import WHOLE
+def code(args: argparse.Namespace) -> None:
+    """The autoencoder's encoder, computed."""
+    work: Path = args.work
+    from training.vae import make_code
 
-    _autoencoder(work, processes, WHOLE)
-
-
-def decoder(work: Path, processes: int) -> None:
-    """The autoencoder's decoder once more; latents no longer change, so it may run late."""
-    from training.vae import DECODER
-
-    _autoencoder(work, processes, DECODER)
+    if not (work / "code" / "config.json").exists():
+        make_code(work / "code", work / "pictures")
 
 
-def _autoencoder(work: Path, processes: int, phase: Phase) -> None:
-    from training.vae import train
-
-    folder = work / "vae"
-    log_file = folder / f"{phase.name}.txt"
-    pair.run(train, folder, work / "pictures", phase, processes=processes, log_file=log_file)
-
-
-def clips(work: Path, processes: int) -> None:
+def clips(args: argparse.Namespace) -> None:
     """Encode moving clips with the finished autoencoder."""
+    work: Path = args.work
     from training.clips import encode_clips
 
     pair.run(
         encode_clips,
         work / "clips",
         work / "pictures",
-        work / "vae" / "whole",
+        work / "code",
         CLIPS,
-        processes,
-        processes=processes,
+        args.processes,
+        processes=args.processes,
         log_file=work / "clips" / "log.txt",
     )
 
 
-def transformer(work: Path, processes: int) -> None:
+def transformer(args: argparse.Namespace) -> None:
     """The transformer."""
+    work: Path = args.work
     from training import transformer as stage
 
     folder = work / "transformer"
@@ -87,29 +74,42 @@ def transformer(work: Path, processes: int) -> None:
         folder,
         work / "clips",
         work / "text" / "text",
-        work / "vae" / "whole",
-        processes=processes,
+        work / "code",
+        args.steps or stage.STEPS,
+        args.first,
+        processes=args.processes,
         log_file=folder / "log.txt",
     )
 
 
-def export(work: Path, processes: int) -> None:
+def vae(args: argparse.Namespace) -> None:
+    """The autoencoder's decoder; latents do not depend on it, so it may run at any time."""
+    work: Path = args.work
+    from training.vae import train
+
+    folder = work / "vae"
+    arguments = (folder, work / "code", work / "pictures")
+    pair.run(train, *arguments, processes=args.processes, log_file=folder / "log.txt")
+
+
+def export(args: argparse.Namespace) -> None:
     """The model folder."""
+    work: Path = args.work
     from training.export import export as write
 
     size = write(
         MODEL,
         text=work / "text" / "text",
-        vae=work / "vae" / "decoder",
+        vae=work / "vae" / "vae",
         transformer=work / "transformer" / "transformer",
         clips=work / "clips",
     )
     print(f"{MODEL} has {size:,} bytes")
 
 
-STAGES: dict[str, Callable[[Path, int], None]] = {
-    "data": data, "text": text, "vae": vae, "clips": clips, "transformer": transformer,
-    "decoder": decoder, "export": export,
+STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "data": data, "text": text, "code": code, "clips": clips, "transformer": transformer,
+    "vae": vae, "export": export,
 }  # fmt: skip
 
 
@@ -122,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(STAGES))
     parser.add_argument("--work", type=Path, default=WORK, help="where everything is kept")
+    parser.add_argument("--steps", type=int, help="of the transformer, instead of its own number")
+    parser.add_argument("--first", type=Path, help="the transformer's weights to start from")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     arguments = parser.parse_args(argv)
     unknown = sorted(set(arguments.stages) - set(STAGES))
@@ -130,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format=pair.LOG_FORMAT)
     for name, stage in STAGES.items():
         if not arguments.stages or name in arguments.stages:
-            stage(arguments.work, arguments.processes)
+            stage(arguments)
     return 0
 
 

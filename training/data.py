@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from training.captions import PANS, Motion
-from training.scenes import SIDE, panoramas, picture
+from training.scenes import SIDE, panoramas, photographs, picture
 
 log = logging.getLogger(__name__)
 
@@ -140,35 +140,29 @@ def draw_pictures(folder: Path, count: int, *, processes: int = 2) -> None:
             log.info("pictures: %d of %d chunks drawn", done, len(jobs))
 
 
-def load_pictures(folder: Path) -> list[np.ndarray]:
-    """Every drawn picture and every training panorama, (H, W, 3) uint8 each.
-
-    Raises FileNotFoundError when nothing was drawn yet.
-    """
+def load_drawn(folder: Path) -> list[np.ndarray]:
+    """Every drawn picture, (SIDE, SIDE, 3) uint8. FileNotFoundError when nothing was drawn yet."""
     chunks = sorted(folder.glob("?????.npy"))
     if not chunks:
         raise FileNotFoundError(f"no pictures in {folder}; run `python -m training data` first")
     drawn = [image for chunk in chunks for image in np.load(chunk)]
     assert drawn[0].shape == (SIDE, SIDE, 3)
-    return drawn + panoramas()
+    return drawn
 
 
 class Pictures:
-    """Draws a picture by chance: a panorama in `photo_share` of the draws, else a drawn one."""
+    """Draws a picture by chance: a panorama, a photograph or (the rest) a drawn one."""
 
-    def __init__(self, folder: Path, photo_share: float = 0.5) -> None:
-        everything = load_pictures(folder)
-        photos = len(panoramas())
-        self.drawn, self.photos = everything[:-photos], everything[-photos:]
-        self.photo_share = photo_share
+    def __init__(self, folder: Path, shares: tuple[float, float] = (0.3, 0.3)) -> None:
+        self.kinds = (panoramas(), photographs(), load_drawn(folder))
+        self.shares = (*shares, 1 - sum(shares))
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """One picture; panoramas are turned round their axis; mirrored, dimmed by chance."""
-        if rng.random() >= self.photo_share:
-            chosen = self.drawn[rng.integers(len(self.drawn))]
-        else:
-            photo = self.photos[rng.integers(len(self.photos))]
-            chosen = np.roll(photo, int(rng.integers(photo.shape[1])), 1)
+        kind = int(rng.choice(len(self.kinds), p=self.shares))
+        chosen = self.kinds[kind][rng.integers(len(self.kinds[kind]))]
+        if kind == 0:
+            chosen = np.roll(chosen, int(rng.integers(chosen.shape[1])), 1)
         if rng.random() < 0.5:
             chosen = chosen[:, ::-1]
         if rng.random() < 0.6:

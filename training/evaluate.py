@@ -13,6 +13,7 @@ import logging
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ import numpy as np
 from PIL import Image
 
 from generator.encoders import bucket_size, cover_crop
+from generator.fp8 import Storage
 from generator.models import open_model
 from generator.pipeline import generate
 from generator.placement import Mode, Placement
-from generator.protocol import Finished, Variant, job_request
+from generator.protocol import Finished, Progress, Stage, Variant, job_request
 from generator.workshop import Workshop
 from training.captions import PANS, TEST_SUBJECTS, TOLD, ZOOMS, Motion, caption
 from training.scores import Score, score
@@ -72,13 +74,28 @@ def photos() -> dict[str, Image.Image]:
 class Studio:
     """Makes and measures videos of held-out photos with one model."""
 
-    def __init__(self, model: str, folder: Path, motion_bias: float | None = None):
+    def __init__(
+        self,
+        model: str,
+        folder: Path,
+        motion_bias: float | None = None,
+        *,
+        dtype: str = "auto",
+        storage: Storage = Storage.NATIVE,
+    ):
         self._motion_bias = motion_bias
         placement = Placement(
-            open_model(model), device="cpu", dtype="auto", mode=Mode.AUTO, preserve_vram_gib=0.0
+            open_model(model),
+            device="cpu",
+            dtype=dtype,
+            mode=Mode.AUTO,
+            preserve_vram_gib=0.0,
+            storage=storage,
         )
         self._workshop, self._folder = Workshop(placement=placement), folder
         self._made = 0
+        self.cpu_s: Counter[Stage] = Counter()
+        """Processor seconds by stage of all videos so far: what a busy machine does not change."""
 
     def film(self, photo: Image.Image, prompt: str, **settings: Any) -> tuple[np.ndarray, float]:
         """The frames (T, H, W, 3) uint8 of one video and the seconds it took."""
@@ -88,10 +105,14 @@ class Studio:
         defaults = {"seconds": 2.4, "steps": 10, "resolution": RESOLUTION, "seed": self._made}
         defaults["motion_bias"] = self._motion_bias
         request = job_request(prompt=prompt, image=f"{name}.png", **(defaults | settings))
-        began = time.monotonic()
-        *_, last = generate(name, request, self._folder, self._workshop)
-        assert isinstance(last, Finished)
-        return _read(self._folder / last.video), time.monotonic() - began
+        began, spent, stage = time.monotonic(), time.process_time(), Stage.LOADING
+        for event in generate(name, request, self._folder, self._workshop):
+            self.cpu_s[stage] += time.process_time() - spent
+            spent = time.process_time()
+            if isinstance(event, Progress):
+                stage = event.stage
+        assert isinstance(event, Finished)
+        return _read(self._folder / event.video), time.monotonic() - began
 
     def judge(self, photo: Image.Image, prompt: str, told: Motion, **settings: Any) -> Score:
         """One video's figures."""

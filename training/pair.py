@@ -8,8 +8,10 @@ writes files. Works by spawning, so it runs on Windows too.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ def _member(
     log_file: Path,
 ) -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if number == 0:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handlers = [logging.StreamHandler(), logging.FileHandler(log_file)]
@@ -53,6 +56,14 @@ def _member(
         stage(*arguments)
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """A killed parent can not end its children, and two runs would write the same files."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def rank() -> int:

@@ -1,9 +1,9 @@
-"""The pictures that the demo model learns from: procedural scenes and 18 panoramas.
+"""The pictures that the demo model learns from: procedural scenes, panoramas and photographs.
 
 Decides: what a training picture looks like. Scenes are drawn from a seed (fractal textures,
 landscapes, night skies, water, leaves, buildings, faces, text, dead-leaves collages); the panoramas
-in `pictures/` are CC0 (see its SOURCES.md). Refuses to know: motion, models. The held-out photos of
-scikit-image and scikit-learn never come near this module.
+and photographs in `pictures/` are CC0 (see its SOURCES.md). Refuses to know: motion, models. The
+held-out photos of scikit-image and scikit-learn never come near this module.
 
 Source of the dead-leaves model: Lee, Mumford, Huang, "Occlusion models for natural images", 2001.
 """
@@ -21,8 +21,9 @@ SIDE = 320
 """Height and width of a procedural picture in pixels."""
 
 PANORAMAS = Path(__file__).parent / "pictures"
-HELD_BACK = ("venice", "park")
-"""Panoramas kept out of training: the VAE's own progress is measured on them."""
+PHOTOGRAPHS = PANORAMAS / "photos"
+HELD_BACK = ("venice", "park", "boats")
+"""Pictures kept out of training: its own progress is measured on them."""
 
 Rng = np.random.Generator
 Canvas = np.ndarray  # (H, W, 3) float32, 0..1
@@ -353,9 +354,17 @@ def finish(rng: Rng, canvas: Canvas) -> np.ndarray:
 
 def panoramas(*, held_back: bool = False) -> list[np.ndarray]:
     """The CC0 panoramas for training, or those held back; (196, 512, 3) uint8 each, by name."""
-    paths = sorted(PANORAMAS.glob("*.webp"))
+    return _opened(PANORAMAS, held_back)
+
+
+def photographs(*, held_back: bool = False) -> list[np.ndarray]:
+    """The CC0 photographs for training, or those held back; uint8, the longer side 640."""
+    return _opened(PHOTOGRAPHS, held_back)
+
+
+def _opened(folder: Path, held_back: bool) -> list[np.ndarray]:
     return [
         np.asarray(Image.open(path).convert("RGB"))
-        for path in paths
+        for path in sorted(folder.glob("*.webp"))
         if (path.stem in HELD_BACK) == held_back
     ]

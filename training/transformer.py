@@ -24,7 +24,7 @@ from generator.encoders import encode_image
 from generator.protocol import Variant
 from generator.sections import Context, History, section_plan
 from training.captions import OPPOSITE, PANS, Motion
-from training.clips import WINDOW, Clip, Phrase, Phrases, load_clips, test_clips
+from training.clips import SHARES, WINDOW, Clip, Phrase, Phrases, load_clips, test_clips
 from training.optimizing import Average, Optimizers, curve, load_state, save_state
 from training.pair import average_gradients, rank
 
@@ -45,11 +45,12 @@ SECTIONS = {1: 0.3, 2: 0.5, 3: 0.2}
 F1_SHARE = 0.4
 FIRST_WEIGHT, MIDDLE_WEIGHT, LAST_WEIGHT = 2.0, 1.0, 1.5
 """The section sampled first has no history and is copied by all others, so it counts twice."""
-LEARNED = (*PANS, Motion.STILL)
-"""The motions that are learned. Zooms are left out: they take twice the steps to be seen at all."""
+LEARNED = tuple(SHARES)
+"""The motions that are learned: those there are clips of."""
 SHIFTS = (5.0, 1.5)
 """Half the noise levels lean to structure, half are near those of sampling at 128 px (1.74)."""
 NO_PROMPT_SHARE = 0.05
+STEPS = 1800
 CUT_SHARE = 0.8
 """How often a larger clip is cut to 12 × 12 latents: they take half the time."""
 
@@ -170,7 +171,7 @@ class Course:
     """Everything a training step draws from: clips, captions, the frozen image encoder."""
 
     def __init__(self, clips: Path, text: Path):
-        self.clips = [clip for clip in load_clips(clips) if clip.motion in LEARNED]
+        self.clips = load_clips(clips)
         self.phrases = Phrases(text, (*LEARNED, Motion.CALM))
         self._siglip = SiglipVisionModel.from_pretrained(text / "image_encoder").eval()
         self._extractor = AutoImageProcessor.from_pretrained(text / "feature_extractor")
@@ -241,15 +242,25 @@ def _explained(
 
 
 def train(
-    folder: Path, clips: Path, text: Path, vae: Path, *, steps: int = 1180, sections: int = 4
+    folder: Path,
+    clips: Path,
+    text: Path,
+    vae: Path,
+    steps: int = STEPS,
+    first: Path | None = None,
+    *,
+    sections: int = 4,
 ) -> Path:
     """Train or go on training; returns the diffusers folder of the averaged weights.
 
-    `sections` are learned per step and process. Every 100 steps: `state.pt` and the weights; every
-    200 the gates in the log.
+    `first` is a folder of weights to start from instead of chance. `sections` are learned per step
+    and process. Every 50 steps: `state.pt` and the weights; every 400 the gates in the log.
     """
     torch.manual_seed(14)
     model = HunyuanVideoFramepackTransformer3DModel(**CONFIG)
+    if first is not None:
+        known = HunyuanVideoFramepackTransformer3DModel.from_pretrained(first)
+        model.load_state_dict(known.state_dict())
     course = Course(clips, text)
     optimizers = Optimizers(model, lr=3e-3, adam_lr=1.5e-3, edge=EDGE)
     average, start = Average(model), 0
@@ -267,7 +278,7 @@ def train(
             total += float(loss.detach())
         average_gradients(model)
         norm = optimizers.step(curve(step, steps))
-        average.update(model, 0.98)
+        average.update(model, min(0.99, (step + 1) / (step + 20)))
         recent = total if math.isnan(recent) else 0.95 * recent + 0.05 * total
         if step % 20 == 0:
             pace = (time.monotonic() - began) / (step - start + 1)

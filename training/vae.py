@@ -1,8 +1,9 @@
-"""The VAE stage: from noise to an autoencoder that keeps a picture and does not lag behind motion.
+"""The VAE stage: a decoder for a code of pictures, without lag behind motion.
 
-Decides: the small config of `AutoencoderKLHunyuanVideo`, its two phases, its loss, and what becomes
-of latent mean and standard deviation. Refuses to know: captions, the transformer. It runs nothing
-but diffusers' own class.
+Decides: the small config of `AutoencoderKLHunyuanVideo`, the decoder's loss and its temporal taps.
+The encoder is computed (`training.code`), so latents never change while this stage runs, and the
+transformer may be trained before it or beside it. Refuses to know: captions, the transformer. It
+runs nothing but diffusers' own class.
 
 Training sees single frames only, where a causal kernel acts by the sum of its temporal taps. What
 the taps are is then set, not learned (`set_taps`): each latent is the code of its newest frame, and
@@ -15,87 +16,102 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLHunyuanVideo
-from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVideoUpsampleCausal3D
+from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
+    HunyuanVideoResnetBlockCausal3D,
+    HunyuanVideoUpsampleCausal3D,
+)
 from PIL import Image
 from torch import Tensor, nn
 
 from generator.causal_convolution import quicken
 from training.captions import Motion
+from training.code import CHANNELS, fit_code, write_code
 from training.data import Pictures, render
 from training.optimizing import Average, Optimizers, curve, load_state, save_state
 from training.pair import average_gradients, rank
-from training.scenes import panoramas
+from training.scenes import panoramas, photographs
 
 log = logging.getLogger(__name__)
 
 CONFIG = {
-    "latent_channels": 16,
-    "block_out_channels": (16, 32, 48, 48),
+    "latent_channels": CHANNELS,
+    "block_out_channels": (24, 32, 64, 64),
     "layers_per_block": 1,
     # With two channels a group GroupNorm loses flat colours; one group keeps them.
     "norm_num_groups": 1,
     "mid_block_add_attention": False,
     "scaling_factor": 1.0,
 }
-CHANNELS = 16
-EDGE = ("conv_in", "conv_out", "quant_conv", "colours")
-COLOUR_WEIGHT = 20.0
-LOG_VARIANCE = -30.0
-"""Encoding has no noise of its own: the posterior is (nearly) a point."""
+INNER = CONFIG["block_out_channels"][1]
+CODE_CROPS = 3000
+EDGE = ("conv_in", "conv_out", "post_quant_conv")
+NOISE = 0.1
+"""The most noise on the latents: sampling never makes them perfectly."""
+
+
+def make_code(folder: Path, pictures: Path) -> Path:
+    """Write the diffusers folder of a VAE that encodes, and whose decoder knows nothing yet."""
+    torch.manual_seed(11)
+    rng, source = np.random.default_rng(13), Pictures(pictures)
+    frames = torch.stack([crop(source.draw(rng), 64, rng) for _ in range(CODE_CROPS)])
+    vae = AutoencoderKLHunyuanVideo(**CONFIG)
+    write_code(vae, fit_code(frames, INNER))
+    vae.save_pretrained(folder)
+    return folder
 
 
 class Autoencoder(nn.Module):
-    """The real class plus what training needs around its latents: whitening and noise."""
+    """The real class as training uses it: the encoder fixed, each latent one frame."""
 
-    def __init__(self, vae: AutoencoderKLHunyuanVideo | None = None):
+    def __init__(self, vae: AutoencoderKLHunyuanVideo):
         super().__init__()
-        self.vae = vae or AutoencoderKLHunyuanVideo(**CONFIG)
-        self.whiten = nn.BatchNorm3d(CHANNELS, affine=False, momentum=0.05)
-        # Read straight from the latents: colours take a short way into them. Without it red and
-        # green were still one after 800 steps.
-        self.colours = nn.Conv3d(CHANNELS, 3, 1)
-        quicken(self.vae)
+        self.vae = quick(vae)
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
 
     def encode(self, video: Tensor) -> Tensor:
-        """(B, 3, T, H, W) in -1..1 → whitened latents (B, 16, 1 + (T − 1)/4, H/8, W/8).
+        """(B, 3, T, H, W) in -1..1 → latents (B, 16, 1 + (T − 1)/4, H/8, W/8).
 
-        Each latent is the code of its newest frame alone: a section's start and its other latents
-        are made alike, and what lies between two of them is the decoder's to learn.
+        Each latent is the code of its newest frame alone; what lies between two of them is the
+        decoder's to draw.
         """
         newest = video[:, :, ::4].transpose(1, 2).flatten(0, 1).unsqueeze(2)
-        moments = self.vae.quant_conv(self.vae.encoder(newest))
-        latents = self.whiten(moments[:, :CHANNELS])
+        latents = self.vae.encode(newest).latent_dist.mode()
         return latents.squeeze(2).unflatten(0, (len(video), -1)).transpose(1, 2)
-
-    def encoder_learns(self, learns: bool) -> None:
-        """Whether the way to the latents still changes."""
-        self.vae.encoder.requires_grad_(learns)
-        self.vae.quant_conv.requires_grad_(learns)
-        self.colours.requires_grad_(learns)
-        self.whiten.train(learns)
 
     def forward(self, video: Tensor) -> Tensor:
         """The video after a round trip."""
         return self.decode(self.encode(video))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Whitened latents (B, 16, T, h, w) → video (B, 3, 4T − 3, 8h, 8w) in about -1..1."""
+        """Latents (B, 16, T, h, w) → video (B, 3, 4T − 3, 8h, 8w) in about -1..1."""
         return self.vae.decoder(self.vae.post_quant_conv(latents))
 
     def loss(self, video: Tensor, noise: float) -> Tensor:
-        """The error of a round trip with Gaussian noise on the latents, and of their colours."""
-        latents = self.encode(video)
-        flat = F.avg_pool3d(video[:, :, ::4], (1, 8, 8))
-        colours = opponents(self.colours(latents) - flat).square().mean()
-        noisy = latents + noise * torch.randn_like(latents)
-        return reconstruction_loss(self.decode(noisy), video) + COLOUR_WEIGHT * colours
+        """The error of a round trip with Gaussian noise on the latents."""
+        with torch.no_grad():
+            latents = self.encode(video)
+        return reconstruction_loss(self.decode(latents + noise * torch.randn_like(latents)), video)
+
+
+def quick(vae: AutoencoderKLHunyuanVideo) -> AutoencoderKLHunyuanVideo:
+    """Compute this instance faster on a CPU, and a computed encoder's idle branches not at all."""
+    for module in vae.encoder.modules():
+        if isinstance(module, HunyuanVideoResnetBlockCausal3D):
+            idle = not module.conv2.conv.weight.any() and not module.conv2.conv.bias.any()
+            if idle:
+                module.forward = functools.partial(_shortcut, module)
+    return quicken(vae)
+
+
+def _shortcut(module: HunyuanVideoResnetBlockCausal3D, video: Tensor) -> Tensor:
+    return video if module.conv_shortcut is None else module.conv_shortcut(video)
 
 
 @torch.no_grad()
@@ -117,20 +133,6 @@ def set_taps(vae: nn.Module) -> None:
             module.weight.zero_()
             module.weight[:, :, 1] = before * total
             module.weight[:, :, 2] = (1 - before) * total
-
-
-def folded(model: Autoencoder) -> AutoencoderKLHunyuanVideo:
-    """The VAE alone, with the whitening inside quant_conv and a point as its posterior."""
-    vae = AutoencoderKLHunyuanVideo(**CONFIG)
-    vae.load_state_dict(model.vae.state_dict())
-    scale = torch.rsqrt(model.whiten.running_var + model.whiten.eps)
-    with torch.no_grad():
-        weight, bias = vae.quant_conv.weight, vae.quant_conv.bias
-        weight[:CHANNELS] *= scale[:, None, None, None, None]
-        bias[:CHANNELS] = (bias[:CHANNELS] - model.whiten.running_mean) * scale
-        weight[CHANNELS:] = 0
-        bias[CHANNELS:] = LOG_VARIANCE
-    return vae.eval()
 
 
 def reconstruction_loss(made: Tensor, true: Tensor) -> Tensor:
@@ -161,7 +163,8 @@ def psnr(made: Tensor, true: Tensor) -> float:
 def crop(source: np.ndarray, side: int, rng: np.random.Generator) -> Tensor:
     """A square of a picture at a random scale, (3, side, side) in -1..1."""
     height, width = source.shape[:2]
-    span = min(side * math.exp(rng.uniform(math.log(0.8), math.log(2.4))), height, width)
+    widest = max(2.4, min(height, width) / side)  # whole pictures are as busy as photos get
+    span = min(side * math.exp(rng.uniform(math.log(0.8), math.log(widest))), height, width)
     left, top = rng.uniform(0, width - span), rng.uniform(0, height - span)
     box = (left, top, left + span, top + span)
     image = Image.fromarray(source).resize((side, side), Image.Resampling.LANCZOS, box)
@@ -173,105 +176,81 @@ def single_frames(pictures: Pictures, rng: np.random.Generator, count: int, side
     return torch.stack([crop(pictures.draw(rng), side, rng) for _ in range(count)]).unsqueeze(2)
 
 
+def held_back_crops(count: int, rng: np.random.Generator) -> Tensor:
+    """Crops of the pictures held back, (count, 3, 1, 128, 128)."""
+    sources = panoramas(held_back=True) + photographs(held_back=True)
+    crops = [crop(sources[i % len(sources)], 128, rng) for i in range(count)]
+    return torch.stack(crops).unsqueeze(2)
+
+
+@torch.no_grad()
 def measure(model: Autoencoder) -> tuple[float, float]:
-    """PSNR in dB of single frames and of a pan, both over the panoramas held back."""
+    """PSNR in dB of single frames and of a pan, both over pictures held back."""
     rng = np.random.default_rng(5)
-    sources = panoramas(held_back=True)
-    stills = torch.stack([crop(sources[i % 2], 128, rng) for i in range(12)]).unsqueeze(2)
-    pans = [render(s, Motion.RIGHT, range(17), (128, 128), rng) for s in sources]
-    model.eval()
-    with torch.no_grad():
-        still = psnr(model(stills), stills)
-        moving = float(
-            np.mean([psnr(model(p), p) for p in (q.transpose(0, 1)[None] for q in pans)])
-        )
-    model.train()
-    return still, moving
+    stills = held_back_crops(12, rng)
+    pans = [
+        render(s, Motion.RIGHT, range(17), (128, 128), rng).transpose(0, 1)[None]
+        for s in panoramas(held_back=True)
+    ]
+    return psnr(model(stills), stills), float(np.mean([psnr(model(p), p) for p in pans]))
 
 
+@torch.no_grad()
 def contact_sheet(model: Autoencoder, path: Path) -> None:
     """Six held-back crops above their reconstructions, as a PNG."""
-    rng = np.random.default_rng(6)
-    sources = panoramas(held_back=True)
-    true = torch.stack([crop(sources[i % 2], 128, rng) for i in range(6)]).unsqueeze(2)
-    model.eval()
-    with torch.no_grad():
-        made = model(true)
-    model.train()
-    rows = [torch.cat(list(part[:, :, 0]), dim=-1) for part in (true, made.clamp(-1, 1))]
+    true = held_back_crops(6, np.random.default_rng(6))
+    rows = [torch.cat(list(part[:, :, 0]), dim=-1) for part in (true, model(true).clamp(-1, 1))]
     pixels = torch.cat(rows, dim=-2).permute(1, 2, 0) * 127.5 + 127.5
     Image.fromarray(pixels.round().to(torch.uint8).numpy()).save(path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """How one of the two phases trains. `lr` is Muon's peak rate, `adam_lr` AdamW's."""
-
-    name: str
-    steps: int
-    lr: float
-    adam_lr: float
-
-
-WHOLE = Phase(name="whole", steps=1200, lr=4e-3, adam_lr=2e-3)
-DECODER = Phase(name="decoder", steps=300, lr=2e-3, adam_lr=1e-3)
-
-
-def _batch(pictures: Pictures, phase: Phase, step: int) -> Tensor:
+def _batch(pictures: Pictures, step: int, steps: int) -> Tensor:
     rng = np.random.default_rng((17, step, rank()))
     # Small crops first: twice the steps a minute while everything is still to be learned.
-    side, count = (64, 10) if step < 0.9 * phase.steps else (96, 6)
+    side, count = (64, 10) if step < 0.8 * steps else (96, 5)
     return single_frames(pictures, rng, count, side)
 
 
-def train(folder: Path, pictures: Path, phase: Phase) -> Path:
+def train(folder: Path, code: Path, pictures: Path, *, steps: int = 2400) -> Path:
     """Train or go on training; returns the diffusers folder of the averaged weights.
 
-    The second phase starts from the first one's average and leaves the encoder as it is: latents
-    stay what they were, so it may run while (or after) the transformer is trained. Every 50 steps:
-    the state to resume from, a contact sheet, the measured PSNR in the log.
+    Every 50 steps: the state to resume from, a contact sheet, the measured PSNR in the log.
     """
     torch.manual_seed(11)
-    model, source = Autoencoder(), Pictures(pictures)
-    if phase.name == DECODER.name:
-        whole = load_state(folder / f"{WHOLE.name}.pt")
-        if whole is None:
-            raise FileNotFoundError(f"no {WHOLE.name}.pt in {folder}; run the stage vae first")
-        model.load_state_dict(whole["average"])
-        model.encoder_learns(False)
-    optimizers = Optimizers(model, phase.lr, phase.adam_lr, edge=EDGE)
-    average, start = Average(model), 0
-    if state := load_state(folder / f"{phase.name}.pt"):
-        model.load_state_dict(state["model"])
+    model = Autoencoder(AutoencoderKLHunyuanVideo.from_pretrained(code))
+    source = Pictures(pictures)
+    learns = nn.ModuleList([model.vae.decoder, model.vae.post_quant_conv])
+    optimizers = Optimizers(learns, 4e-3, 2e-3, edge=EDGE)
+    average, start = Average(learns), 0
+    if state := load_state(folder / "state.pt"):
+        learns.load_state_dict(state["model"])
         optimizers.load_state_dict(state["optimizers"])
         average.weights, start = state["average"], state["step"]
     began = time.monotonic()
-    for step in range(start, phase.steps):
+    for step in range(start, steps):
         torch.manual_seed(2 * step + rank())
-        video = _batch(source, phase, step)
-        loss = model.loss(video, noise=0.04 + 0.12 * (step % 5) / 4)
+        loss = model.loss(_batch(source, step, steps), noise=NOISE * (step % 5) / 4)
         loss.backward()
-        average_gradients(model)
-        norm = optimizers.step(curve(step, phase.steps))
-        average.update(model, 0.96)
+        average_gradients(learns)
+        norm = optimizers.step(curve(step, steps))
+        average.update(learns, 0.98)
         if step % 20 == 0:
             pace = (time.monotonic() - began) / (step - start + 1)
             log.info(
-                "vae, %s %d/%d loss %.4f grad %.2f %.2f s/step",
-                phase.name, step, phase.steps, loss.item(), norm, pace,
-            )  # fmt: skip
-        if rank() == 0 and ((step + 1) % 50 == 0 or step + 1 == phase.steps):
-            parts = {"model": model.state_dict(), "optimizers": optimizers.state_dict()}
-            save_state(folder / f"{phase.name}.pt", average=average.weights, step=step + 1, **parts)
-            _show(folder, average, phase, step + 1)
-    return folder / phase.name
+                "vae %d/%d loss %.4f grad %.2f %.2f s/step", step, steps, loss.item(), norm, pace
+            )
+        if rank() == 0 and ((step + 1) % 100 == 0 or step + 1 == steps):
+            parts = {"model": learns.state_dict(), "optimizers": optimizers.state_dict()}
+            save_state(folder / "state.pt", average=average.weights, step=step + 1, **parts)
+            _show(folder, code, average, step + 1)
+    return folder / "vae"
 
 
-def _show(folder: Path, average: Average, phase: Phase, step: int) -> None:
-    shown = Autoencoder()
-    shown.load_state_dict(average.weights)
-    set_taps(shown)
+def _show(folder: Path, code: Path, average: Average, step: int) -> None:
+    shown = Autoencoder(AutoencoderKLHunyuanVideo.from_pretrained(code))
+    nn.ModuleList([shown.vae.decoder, shown.vae.post_quant_conv]).load_state_dict(average.weights)
+    set_taps(shown.vae.decoder)
     still, moving = measure(shown)
-    log.info("vae, %s %d: held-back still %.2f dB, moving %.2f dB", phase.name, step, still, moving)
-    contact_sheet(shown, folder / f"{phase.name}.png")
-    folded(shown).save_pretrained(folder / phase.name)
+    log.info("vae %d: held-back still %.2f dB, moving %.2f dB", step, still, moving)
+    contact_sheet(shown, folder / "vae.png")
+    shown.vae.save_pretrained(folder / "vae")

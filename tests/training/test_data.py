@@ -9,7 +9,15 @@ import torch
 from training.captions import OPPOSITE, TEST_SUBJECTS, TOLD, Motion, caption, phrases
 from training.data import PAN_PX, Pictures, draw_pictures, render, view_at
 from training.flow import track
-from training.scenes import HELD_BACK, PANORAMAS, SIDE, panoramas, picture
+from training.scenes import (
+    HELD_BACK,
+    PANORAMAS,
+    PHOTOGRAPHS,
+    SIDE,
+    panoramas,
+    photographs,
+    picture,
+)
 
 SIZE = (96, 96)
 
@@ -26,12 +34,19 @@ def test_a_seed_decides_a_picture() -> None:
     assert not np.array_equal(first, picture(8))
 
 
-def test_held_back_panoramas_are_never_trained_on() -> None:
-    names = {path.stem for path in PANORAMAS.glob("*.webp")}
+def test_held_back_pictures_are_never_trained_on() -> None:
+    names = {path.stem for folder in (PANORAMAS, PHOTOGRAPHS) for path in folder.glob("*.webp")}
     assert set(HELD_BACK) < names
-    assert len(panoramas()) == len(names) - len(HELD_BACK)
-    trained = [image.tobytes() for image in panoramas()]
-    assert all(image.tobytes() not in trained for image in panoramas(held_back=True))
+    trained = [image.tobytes() for image in panoramas() + photographs()]
+    held_back = panoramas(held_back=True) + photographs(held_back=True)
+    assert len(trained) == len(names) - len(HELD_BACK)
+    assert len(held_back) == len(HELD_BACK)
+    assert all(image.tobytes() not in trained for image in held_back)
+
+
+def test_every_picture_has_its_source_listed() -> None:
+    sources = (PANORAMAS / "SOURCES.md").read_text("utf-8")
+    assert all(path.stem in sources for path in PHOTOGRAPHS.glob("*.webp"))
 
 
 @pytest.mark.parametrize("motion", TOLD)
@@ -80,5 +95,5 @@ def test_drawing_goes_on_where_it_was_stopped(tmp_path, monkeypatch) -> None:
     draw_pictures(tmp_path, 25, processes=1)
     assert np.array_equal(np.load(tmp_path / "00000.npy"), kept)
     monkeypatch.setattr("training.data.panoramas", lambda: [np.ones((4, 8, 3), np.uint8)])
-    drawn = Pictures(tmp_path, photo_share=0.0).draw(np.random.default_rng(0))
+    drawn = Pictures(tmp_path, shares=(0.0, 0.0)).draw(np.random.default_rng(0))
     assert drawn.shape == (SIDE, SIDE, 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +14,11 @@ from training import transformer as transformer_stage
 from training import vae as vae_stage
 from training.captions import Motion
 from training.clips import WINDOW, Clip, Phrase, encode, load_clips, save_clip
+from training.code import LOG_VARIANCE, fit_code, write_code
 from training.optimizing import Muon, Optimizers, curve, load_state, orthogonal, save_state
 from training.text import TextEncoders
 from training.transformer import cut, lesson, loss_of
-from training.vae import Autoencoder, crop, folded, set_taps
+from training.vae import CONFIG, INNER, Autoencoder, crop, set_taps
 
 TOY_TRANSFORMER = transformer_stage.CONFIG | {"num_attention_heads": 2, "num_single_layers": 1}
 
@@ -52,7 +55,40 @@ def test_the_rate_warms_up_holds_and_falls() -> None:
     assert rates[600:] == sorted(rates[600:], reverse=True)
 
 
-def test_the_autoencoder_learns_and_survives_a_kill(tmp_path) -> None:
+def coded_vae() -> AutoencoderKLHunyuanVideo:
+    vae = AutoencoderKLHunyuanVideo(**CONFIG).eval()
+    smooth = torch.nn.functional.interpolate(torch.rand(60, 3, 8, 8) * 2 - 1, size=(32, 32))
+    write_code(vae, fit_code(smooth + 0.1 * torch.randn(60, 3, 32, 32), INNER))
+    return vae
+
+
+def test_the_code_is_linear_whitened_and_a_point() -> None:
+    frames = torch.nn.functional.interpolate(torch.rand(80, 3, 8, 8) * 2 - 1, size=(32, 32))
+    frames = frames + 0.1 * torch.randn(80, 3, 32, 32)
+    code, vae = fit_code(frames, INNER), AutoencoderKLHunyuanVideo(**CONFIG).eval()
+    write_code(vae, code)
+    with torch.no_grad():
+        small = torch.nn.functional.conv2d(frames, code.inner, code.inner_mean, stride=4)
+        true = torch.nn.functional.conv2d(small, code.outer, code.outer_mean, stride=2)
+        posterior = vae.encode(frames[:4].unsqueeze(2)).latent_dist
+    assert float(true.square().mean()) == pytest.approx(1, rel=0.05)
+    assert torch.allclose(true.mean((0, 2, 3)), torch.zeros(16), atol=0.02)
+    seen = torch.corrcoef(true.transpose(0, 1).flatten(1))
+    assert float((seen - torch.eye(16)).abs().max()) < 0.02
+    assert torch.allclose(posterior.mode()[:, :, 0], true[:4], atol=0.05, rtol=0.01)
+    assert float(posterior.logvar.max()) <= LOG_VARIANCE
+
+
+def test_the_code_reads_only_its_own_frame() -> None:
+    vae = coded_vae()
+    clip = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    with torch.no_grad():
+        last = vae.encode(clip).latent_dist.mode()[:, :, 1]
+        alone = vae.encode(clip[:, :, 4:]).latent_dist.mode()[:, :, 0]
+    assert torch.allclose(last, alone, atol=0.05)
+
+
+def test_the_decoder_learns_and_survives_a_kill(tmp_path) -> None:
     rng = np.random.default_rng(0)
     picture = np.full((64, 64, 3), (200, 90, 40), np.uint8)
     video = torch.stack([crop(picture, 32, rng) for _ in range(2)]).unsqueeze(2)
@@ -63,13 +99,17 @@ def test_the_autoencoder_learns_and_survives_a_kill(tmp_path) -> None:
         optimizers.step(1.0)
         return loss.item()
 
+    start = coded_vae()
+
     def fresh() -> tuple[Autoencoder, Optimizers]:
-        model = Autoencoder()
-        return model, Optimizers(model, 4e-3, 2e-3, vae_stage.EDGE)
+        model = Autoencoder(copy.deepcopy(start))
+        return model, Optimizers(model.vae.decoder, 4e-3, 2e-3, vae_stage.EDGE)
 
     model, optimizers = fresh()
+    encoder = copy.deepcopy(start.encoder.state_dict())
     losses = [step(model, optimizers) for _ in range(6)]
     assert losses[-1] < 0.9 * losses[0]
+    assert all(torch.equal(w, encoder[n]) for n, w in model.vae.encoder.state_dict().items())
     save_state(tmp_path / "s", model=model.state_dict(), optimizers=optimizers.state_dict(), step=6)
     other, others = fresh()
     state = load_state(tmp_path / "s")
@@ -84,7 +124,7 @@ def test_the_autoencoder_learns_and_survives_a_kill(tmp_path) -> None:
 
 
 def test_set_taps_change_no_single_frame_and_fade_between_latents() -> None:
-    model = Autoencoder().eval()
+    model = Autoencoder(AutoencoderKLHunyuanVideo(**CONFIG)).eval()
     still = torch.rand(1, 3, 1, 32, 32)
     with torch.no_grad():
         before = model(still)
@@ -101,18 +141,6 @@ def test_set_taps_change_no_single_frame_and_fade_between_latents() -> None:
     # Latent 1 is frame 4: frames 1 to 4 fade towards it, 5 to 7 away from it.
     assert (difference[1:8] > 0).all()
     assert not difference[[0, 8]].any()
-
-
-def test_folding_keeps_the_latents_and_makes_the_posterior_a_point() -> None:
-    model = Autoencoder()
-    with torch.no_grad():
-        for _ in range(3):
-            model.encode(torch.rand(2, 3, 1, 32, 32))
-        model.eval()
-        picture = torch.rand(1, 3, 1, 32, 32)
-        posterior = folded(model).encode(picture).latent_dist
-        assert torch.allclose(posterior.mode(), model.encode(picture), atol=1e-4)
-        assert float(posterior.std.max()) < 1e-4
 
 
 def test_text_encoders_learn_a_caption_apart_from_another() -> None:
@@ -192,7 +220,7 @@ def test_the_transformer_learns_a_section() -> None:
 
 
 def test_clips_keep_their_numbers_on_disk(tmp_path) -> None:
-    vae = folded(Autoencoder().eval())
+    vae = coded_vae()
     clip = encode(vae, torch.rand(28, 3, 32, 48) * 2 - 1, Motion.UP)
     assert clip.latents.shape == (1, 16, 3 * WINDOW, 4, 6)
     save_clip(tmp_path / "00000.safetensors", clip)
