@@ -14,11 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoFramepackTransformer3DModel
-from torch import Tensor
 from transformers import CLIPTextModel, LlamaModel, SiglipVisionModel
 
-from generator.causal_convolution import quicken
-from training.clips import load_clips
+from training.clips import Clip, load_clips
 
 MAX_BYTES = 25 * 10**6
 COPIED = ("tokenizer", "tokenizer_2", "feature_extractor")
@@ -42,7 +40,9 @@ def export(folder: Path, *, text: Path, vae: Path, transformer: Path, clips: Pat
     (folder / "model.json").write_text(
         json.dumps({"resolution": RESOLUTION, "weights": "demo"}) + "\n"
     )
-    (folder / "preview.json").write_text(json.dumps(fit_preview(model, clips), indent=1) + "\n")
+    (folder / "preview.json").write_text(
+        json.dumps(fit_preview(load_clips(clips)[:100]), indent=1) + "\n"
+    )
     model.half().save_pretrained(folder / "vae")
     HunyuanVideoFramepackTransformer3DModel.from_pretrained(transformer).half().save_pretrained(
         folder / "transformer"
@@ -54,20 +54,13 @@ def export(folder: Path, *, text: Path, vae: Path, transformer: Path, clips: Pat
     return size
 
 
-@torch.inference_mode()
-def fit_preview(
-    vae: AutoencoderKLHunyuanVideo, clips: Path, *, count: int = 40
-) -> dict[str, list[object]]:
-    """The 16→3 map and bias that come closest, by least squares, to decoded colours in 0..1."""
-    quicken(vae)
-    known = load_clips(clips)[:count]
-    rows: list[Tensor] = []
-    colours: list[Tensor] = []
-    for clip in known:
-        picture = vae.decode(clip.start / vae.config.scaling_factor).sample[:, :, 0]
-        small = F.avg_pool2d(picture.clamp(-1, 1), 8) / 2 + 0.5
+def fit_preview(clips: list[Clip]) -> dict[str, list[object]]:
+    """The 16→3 map and bias nearest, by least squares, to the pictures' colours in 0..1."""
+    rows, colours = [], []
+    for clip in clips:
+        frame = torch.from_numpy(clip.frame.copy()).permute(2, 0, 1)[None].float() / 255
         rows.append(clip.start[0, :, 0].flatten(1).T)
-        colours.append(small[0].flatten(1).T)
+        colours.append(F.avg_pool2d(frame, 8)[0].flatten(1).T)
     x = torch.cat(rows).numpy()
     x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
     solution, *_ = np.linalg.lstsq(x, torch.cat(colours).numpy(), rcond=None)

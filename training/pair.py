@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from tqdm import tqdm
 
 LOG_FORMAT = "%(asctime)s %(name)s: %(message)s"
 
@@ -69,6 +70,12 @@ def _end_with_parent() -> None:
 def rank() -> int:
     """This process's number in its group; 0 when it works alone."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def progress_bar(start: int, steps: int, name: str) -> Iterable[int]:
+    """The steps from `start` on; rank 0 of a terminal shows how far they are."""
+    shown = range(start, steps)
+    return tqdm(shown, name, steps, initial=start, disable=None if rank() == 0 else True)
 
 
 def average_gradients(model: nn.Module) -> None:

@@ -34,6 +34,7 @@ from transformers import (
 
 from training.captions import TEST_SUBJECTS, Motion, caption
 from training.optimizing import curve, load_state, save_state
+from training.pair import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def train(folder: Path, *, steps: int = 400) -> Path:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    for step in range(start, steps):
+    for step in progress_bar(start, steps, "text"):
         captions, labels = _captions(np.random.default_rng((23, step)), 16)
         llama, clip = model(*tokenize(captions, *tokenizers))
         loss = F.cross_entropy(llama, labels) + F.cross_entropy(clip, labels)

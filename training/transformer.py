@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import HunyuanVideoFramepackTransformer3DModel
+from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, SiglipVisionModel
 
@@ -25,8 +26,9 @@ from generator.protocol import Variant
 from generator.sections import Context, History, section_plan
 from training.captions import OPPOSITE, PANS, Motion
 from training.clips import SHARES, WINDOW, Clip, Phrase, Phrases, load_clips, test_clips
+from training.export import fit_preview
 from training.optimizing import Average, Optimizers, curve, load_state, save_state
-from training.pair import average_gradients, rank
+from training.pair import average_gradients, progress_bar, rank
 
 log = logging.getLogger(__name__)
 
@@ -241,6 +243,30 @@ def _explained(
     return scores[0], scores[1]
 
 
+@torch.inference_mode()
+def contact_sheet(
+    transformer: HunyuanVideoFramepackTransformer3DModel,
+    course: Course,
+    tests: list[Clip],
+    path: Path,
+) -> None:
+    """True and expected latents of the first section of every test clip, in colour, as a PNG."""
+    colours = fit_preview(course.clips[:100])
+    factors, bias = torch.tensor(colours["factors"]), torch.tensor(colours["bias"])
+    rows = []
+    for clip in tests:
+        what = lesson(clip, Variant.F1, 1, 0)
+        noise = torch.randn(what.target.shape, generator=torch.Generator().manual_seed(0))
+        phrase, image = course.phrases.of[clip.motion][0], course.image_embeds(clip)
+        x0 = noise - predict_velocity(transformer, noise, 1.0, what.context, phrase, image)
+        for latents in (what.target, x0):
+            shown = torch.einsum("cthw,cd->thwd", latents[0, :, ::2], factors) + bias
+            rows.append(torch.cat(list(shown.clamp(0, 1)), dim=1))
+    pixels = (torch.cat(rows) * 255).round().to(torch.uint8).numpy()
+    small = Image.fromarray(pixels)
+    small.resize((6 * small.width, 6 * small.height), Image.Resampling.NEAREST).save(path)
+
+
 def train(
     folder: Path,
     clips: Path,
@@ -254,7 +280,8 @@ def train(
     """Train or go on training; returns the diffusers folder of the averaged weights.
 
     `first` is a folder of weights to start from instead of chance. `sections` are learned per step
-    and process. Every 50 steps: `state.pt` and the weights; every 400 the gates in the log.
+    and process. Every 50 steps: `state.pt` and the weights; every 200 the
+    gates in the log and a contact sheet.
     """
     torch.manual_seed(14)
     model = HunyuanVideoFramepackTransformer3DModel(**CONFIG)
@@ -269,7 +296,7 @@ def train(
         optimizers.load_state_dict(state["optimizers"])
         average.weights, start = state["average"], state["step"]
     began, recent = time.monotonic(), math.nan
-    for step in range(start, steps):
+    for step in progress_bar(start, steps, "transformer"):
         rng = np.random.default_rng((43, step, rank()))
         total = 0.0
         for _ in range(sections):
@@ -291,8 +318,8 @@ def train(
             shown = HunyuanVideoFramepackTransformer3DModel(**CONFIG).eval()
             shown.load_state_dict(average.weights)
             shown.save_pretrained(folder / "transformer")
-            if (step + 1) % 400 == 0 or step + 1 == steps:
-                log.info(
-                    "transformer %d: R² %s", step + 1, gate(shown, course, test_clips(vae, PANS))
-                )
+            if (step + 1) % 200 == 0 or step + 1 == steps:
+                tests = test_clips(vae, PANS)
+                log.info("transformer %d: R² %s", step + 1, gate(shown, course, tests))
+                contact_sheet(shown, course, tests, folder / "transformer.png")
     return folder / "transformer"

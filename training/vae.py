@@ -13,6 +13,7 @@ frames between latents are within 0.2 dB of those at latents; kernels left as tr
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -34,7 +35,7 @@ from training.captions import Motion
 from training.code import CHANNELS, fit_code, write_code
 from training.data import Pictures, render
 from training.optimizing import Average, Optimizers, curve, load_state, save_state
-from training.pair import average_gradients, rank
+from training.pair import average_gradients, progress_bar, rank
 from training.scenes import panoramas, photographs
 
 log = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ def train(folder: Path, code: Path, pictures: Path, *, steps: int = 2400) -> Pat
         optimizers.load_state_dict(state["optimizers"])
         average.weights, start = state["average"], state["step"]
     began = time.monotonic()
-    for step in range(start, steps):
+    for step in progress_bar(start, steps, "vae"):
         torch.manual_seed(2 * step + rank())
         loss = model.loss(_batch(source, step, steps), noise=NOISE * (step % 5) / 4)
         loss.backward()

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from diffusers import HunyuanVideoFramepackTransformer3DModel
+from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoFramepackTransformer3DModel
 
 from generator.protocol import Variant
 from training import transformer as transformer_stage
