@@ -107,9 +107,16 @@ def export(args: argparse.Namespace) -> None:
     print(f"{MODEL} has {size:,} bytes")
 
 
+def calibrate(args: argparse.Namespace) -> None:
+    """What MagCache needs to know of the finished model."""
+    from training.calibrate import calibrate as measure
+
+    print(f"{measure(MODEL)} written")
+
+
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "data": data, "text": text, "code": code, "clips": clips, "transformer": transformer,
-    "vae": vae, "export": export,
+    "vae": vae, "export": export, "calibrate": calibrate,
 }  # fmt: skip
 
 
