@@ -52,7 +52,7 @@ LEARNED = tuple(SHARES)
 SHIFTS = (5.0, 1.5)
 """Half the noise levels lean to structure, half are near those of sampling at 128 px (1.74)."""
 NO_PROMPT_SHARE = 0.05
-STEPS = 1800
+STEPS = 3600
 CUT_SHARE = 0.8
 """How often a larger clip is cut to 12 × 12 latents: they take half the time."""
 

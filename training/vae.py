@@ -212,7 +212,7 @@ def _batch(pictures: Pictures, step: int, steps: int) -> Tensor:
     return single_frames(pictures, rng, count, side)
 
 
-def train(folder: Path, code: Path, pictures: Path, *, steps: int = 2400) -> Path:
+def train(folder: Path, code: Path, pictures: Path, *, steps: int = 4000) -> Path:
     """Train or go on training; returns the diffusers folder of the averaged weights.
 
     Every 50 steps: the state to resume from, a contact sheet, the measured PSNR in the log.
