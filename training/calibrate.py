@@ -10,6 +10,7 @@ import ast
 import contextlib
 import io
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -64,4 +65,4 @@ def _measure(placement: Placement, variant: Variant) -> list[float]:
 
 def printed_ratios(text: str) -> list[list[float]]:
     """The lists of numbers among the lines of what the library printed."""
-    return [ast.literal_eval(line) for line in text.splitlines() if line.startswith("[")]
+    return [ast.literal_eval(line) for line in text.splitlines() if re.match(r"\[\d", line)]

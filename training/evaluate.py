@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ class Studio:
             if isinstance(event, Progress):
                 stage = event.stage
         assert isinstance(event, Finished)
-        return _read(self._folder / event.video), time.monotonic() - began
+        frames = _read(self._folder / event.video, event.height, event.width)
+        return frames, time.monotonic() - began
 
     def judge(self, photo: Image.Image, prompt: str, told: Motion, **settings: Any) -> Score:
         """One video's figures."""
@@ -133,10 +135,11 @@ class Studio:
         return figures, frames
 
 
-def _read(path: Path) -> np.ndarray:
-    reader = imageio_ffmpeg.read_frames(str(path))
-    width, height = next(reader)["size"]
-    return np.stack([np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in reader])
+def _read(path: Path, height: int, width: int) -> np.ndarray:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(path)]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode", "passthrough", "-"]
+    raw = subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL).stdout
+    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
 
 
 def main_table(
@@ -157,18 +160,17 @@ def main_table(
     return scores, shown
 
 
-def side_questions(studio: Studio, pictures: dict[str, Image.Image]) -> list[tuple[str, str]]:
-    """The lines below the main table: question and answer."""
+def side_questions(studio: Studio, pictures: dict[str, Image.Image]) -> Iterator[tuple[str, str]]:
+    """The lines below the main table, as they are found: question and answer."""
     few = [pictures[name] for name in ("astronaut", "coffee", "china")]
     pans = list(zip(few, (Motion.LEFT, Motion.RIGHT, Motion.UP), strict=True))
 
     def ask(**settings: Any) -> list[Score]:
         return [studio.judge(p, f"the camera {_verb(m)}", m, **settings) for p, m in pans]
 
-    lines = []
     for boost in (1.0, 1.5):
         seams = [s.seam for s in ask(consistency_boost=boost)]
-        lines.append((f"seam ratio of three pans, consistency_boost {boost:g}", _mean(seams)))
+        yield (f"seam ratio of three pans, consistency_boost {boost:g}", _mean(seams))
     for name, settings in {
         "three pans with 25 steps": {"steps": 25},
         "three pans of one section (1.2 s)": {"seconds": 1.2},
@@ -176,7 +178,7 @@ def side_questions(studio: Studio, pictures: dict[str, Image.Image]) -> list[tup
         "three pans of five sections (6 s), F1": {"seconds": 6.0, "variant": "f1"},
         "three pans at resolution 96": {"resolution": 96},
     }.items():
-        lines.append((name, _way(ask(**settings))))
+        yield name, _way(ask(**settings))
     against = {"true_cfg_scale": 3.0}
     negative = [
         studio.judge(
@@ -185,12 +187,11 @@ def side_questions(studio: Studio, pictures: dict[str, Image.Image]) -> list[tup
         for p, m in pans
     ]
     plain = [studio.judge(p, "the scene", m) for p, m in pans]
-    lines.append(("share of a pan's way, 'the scene' alone", _way(plain)))
-    lines.append(("the same with the opposite pan as negative prompt, true CFG 3", _way(negative)))
+    yield ("share of a pan's way, 'the scene' alone", _way(plain))
+    yield ("the same with the opposite pan as negative prompt, true CFG 3", _way(negative))
     other = [studio.judge(few[1], words, motion) for motion, words in OTHER_WORDS.items()]
     right = sum(s.seen is s.told for s in other)
-    lines.append(("wordings outside the grammar understood", f"{right} of {len(other)}"))
-    return lines
+    yield ("wordings outside the grammar understood", f"{right} of {len(other)}")
 
 
 def _verb(motion: Motion) -> str:
@@ -295,15 +296,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     pictures = photos()
     pictures = dict(list(pictures.items())[: arguments.photos])
+    words = sys.argv[1:] if argv is None else list(argv)
+    side: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(arguments.model, Path(folder), arguments.motion_bias)
         scores, shown = main_table(studio, pictures)
-        side = [] if arguments.no_side_questions else side_questions(studio, photos())
-    words = sys.argv[1:] if argv is None else list(argv)
-    page = report(" ".join(words), list(pictures), scores, side)
+        contact_sheet(shown, arguments.sheet)
+        questions = iter(()) if arguments.no_side_questions else side_questions(studio, photos())
+        while True:  # the page is there after the main table, and grows by one answer at a time
+            page = report(" ".join(words), list(pictures), scores, side)
+            arguments.page.write_text(page, encoding="utf-8")
+            answer = next(questions, None)
+            if answer is None:
+                break
+            side.append(answer)
     print(page)
-    arguments.page.write_text(page, encoding="utf-8")
-    contact_sheet(shown, arguments.sheet)
     return 0
 
 

@@ -27,6 +27,7 @@ from training.scores import Score, psnr
 log = logging.getLogger(__name__)
 
 PAGE = Path("docs") / "quality.md"
+RESOLUTION = 96
 VIDEOS = (
     ("coffee", Motion.LEFT, "i2v"), ("china", Motion.RIGHT, "f1"),
     ("chelsea", Motion.UP, "f1"), ("flower", Motion.DOWN, "i2v"),
@@ -80,7 +81,8 @@ def measure(saving: Saving, model: str, seeds: int) -> Cost:
         videos, scores = [], []
         for seed in range(seeds):
             for name, told, variant in VIDEOS:
-                settings = {"steps": 25, "seed": seed, "variant": variant} | saving.settings
+                settings = {"steps": 25, "seed": seed, "variant": variant, "resolution": RESOLUTION}
+                settings |= saving.settings
                 score, frames = studio.judge_and_show(
                     pictures[name], f"the camera {told.replace('pan', 'pans')}", told, **settings
                 )
@@ -122,9 +124,9 @@ def report(command: str, rows: list[str], best: Cost) -> str:
     return "\n".join(
         [
             f"Made by `python -m training.quality {command}`: {len(best.videos)} videos of 2.4 s "
-            "at 128 px of held-out photos, pans in all four directions, both variants. PSNR and "
-            "SSIM are to the video of the same seed made with 25 steps, nothing skipped, in "
-            "float32. Faster: processor time of sampling, "
+            f"at {RESOLUTION} px of held-out photos, pans in all four directions, both variants. "
+            "PSNR and SSIM are to the video of the same seed made with 25 steps, nothing skipped, "
+            "in float32. Faster: processor time of sampling, "
             f"{best.sampling_cpu_s:.1f} s for the slowest.",
             "",
             "| | faster | PSNR, dB | SSIM | pans right | share of the way, section 1, 2 |",

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoFramepackTransforme
 from generator.protocol import Variant
 from training import transformer as transformer_stage
 from training import vae as vae_stage
+from training.calibrate import printed_ratios
 from training.captions import Motion
 from training.clips import WINDOW, Clip, Phrase, encode, load_clips, save_clip
 from training.code import LOG_VARIANCE, fit_code, write_code
@@ -217,6 +218,11 @@ def test_the_transformer_learns_a_section() -> None:
         optimizers.step(1.0)
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_what_magcache_prints_is_read() -> None:
+    printed = "\n[MagCache] Calibration Complete. Copy:\n[1.0, 1.5]\n\n[MagCache] …\n[1.0, 0.5]\n"
+    assert printed_ratios(printed) == [[1.0, 1.5], [1.0, 0.5]]
 
 
 def test_clips_keep_their_numbers_on_disk(tmp_path) -> None:
