@@ -36,10 +36,10 @@ def test_any_picture_becomes_a_video(studio: Studio, name: str) -> None:
     assert (frames.std((1, 2, 3)) > 0).any() or name == "drawing"
 
 
-@pytest.mark.parametrize("prompt", ["", "she tells a joke 🙂", "قطة تمشي", "x" * 2000])
+@pytest.mark.parametrize("prompt", ["?", "she tells a joke 🙂", "قطة تمشي", "x" * 2000])
 def test_words_outside_the_grammar_are_no_error(studio: Studio, prompt: str) -> None:
     photo = pictures()["portrait"]
-    frames, _ = studio.film(photo, prompt or " ", seconds=1.2, steps=3, resolution=64)
+    frames, _ = studio.film(photo, prompt, seconds=1.2, steps=3, resolution=64)
     assert len(frames) == 37
 
 
