@@ -42,6 +42,7 @@ from generator.modes import (
     refuse_too_small,
 )
 from generator.protocol import Variant
+from generator.read_ahead import AFTER, ReadAhead
 
 __all__ = ["Mode", "Placement", "choose_device"]
 
@@ -93,6 +94,7 @@ class Placement:
         self._waiting: dict[
             str, BlockSource
         ] = {}  # blocks in RAM of a transformer that left the GPU
+        self._ahead = ReadAhead()
         log.info("Placement %s", self.why)
 
     @property
@@ -136,6 +138,7 @@ class Placement:
         try:
             with ExitStack() as stack:
                 module = self._loaded(name)
+                self._read_ahead(name, variant)
                 if part == TRANSFORMER:
                     stack.enter_context(attention(module, self.attention, self.device))
                 yield module
@@ -161,6 +164,7 @@ class Placement:
 
     def unload(self) -> None:
         """Give all memory back; parts are loaded again when they are needed."""
+        self._ahead.close()
         vram, ram = self.held()
         for name in list(self._modules):
             self._drop(name, keep_waiting=False)
@@ -185,6 +189,15 @@ class Placement:
         }
         vram = sum(size for device, size in storages.values() if device == "cuda")
         return vram, sum(size for _, size in storages.values()) - vram
+
+    def _read_ahead(self, name: str, variant: Variant) -> None:
+        """While this part computes, its successor is read from disk, unless it is there."""
+        following = AFTER.get(name)
+        if following == TRANSFORMER:
+            following = self.model.transformer_part(variant)
+        if following is None or following in self._modules or following in self._waiting:
+            return
+        self._ahead.begin(self.model.path / following, measure(self.device).ram_free)
 
     def _loaded(self, name: str) -> nn.Module:
         if name in self._modules:
