@@ -51,10 +51,10 @@ def since(began: Moment, moment: Moment) -> Moment:
 
 def run_ours(model: Path, folder: Path, case: dict[str, Any]) -> tuple[Moment, list[Moment]]:
     """The time of the whole job, and the moments at which steps ended."""
+    workshop = open_workshop(model)
     from generator.pipeline import generate
     from generator.protocol import Progress, job_request
 
-    workshop = open_workshop(model)
     settings = {
         "prompt": PROMPT,
         "seed": 1,

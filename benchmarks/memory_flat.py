@@ -29,10 +29,10 @@ WINDOW, RESOLUTION, STEPS = 9, 64, 1
 
 def run_one(model: Path, seconds: float) -> dict[str, float]:
     """Make one video in this process and say what it took."""
+    workshop = open_workshop(model)
     from generator.pipeline import generate
     from generator.protocol import job_request
 
-    workshop = open_workshop(model)
     with tempfile.TemporaryDirectory() as folder:
         draw_picture(Path(folder) / "input.png", RESOLUTION)
         request = job_request(

@@ -59,8 +59,13 @@ def draw_picture(path: Path, size: int) -> Path:
 
 
 def open_workshop(model: Path) -> Any:
-    """The generator's workshop on the CPU, with the defaults of `serve`."""
-    from generator.__main__ import _parser
+    """The generator's workshop on the CPU, with the defaults of `serve`.
+
+    Call it before anything makes a tensor, as `serve` would.
+    """
+    from generator.__main__ import _parser, use_huge_pages
+
+    use_huge_pages()
     from generator.workshop import open_workshop
 
     words = ["serve", "--model", str(model), "--device", "cpu", "--placement", "resident"]

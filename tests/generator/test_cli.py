@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +258,26 @@ def test_models_tiny_makes_a_folder_that_check_takes(
     assert "exists and is not empty" in refusal(["models", "tiny", str(folder)], capsys, 2)
     (folder / "vae" / "config.json").unlink()
     assert "vae/config.json is missing" in refusal(["models", "check", str(folder)], capsys, 1)
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text("ascii"),
+    reason="this system has no huge pages to give",
+)
+def test_torch_asks_for_huge_pages() -> None:
+    code = (
+        "from generator.__main__ import main\n"
+        "main(['probe'])\n"
+        "import generator.workshop, torch\n"
+        "tensor = torch.ones(2**25)\n"
+        "print(open('/proc/self/smaps_rollup').read())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    (kib,) = re.findall(r"AnonHugePages: +(\d+) kB", done)
+    # A machine short of them may give fewer than the 128 MiB that were asked for.
+    assert int(kib) > 0
