@@ -88,7 +88,8 @@ class Book:
 
 
 def bucket(file: Path, resolution: int) -> tuple[int, int]:
-    image = Image.open(file)
+    with Image.open(file) as image:
+        width, height = image.size
     tall = [(w, h) for h, w in reversed(SHORT_TO_LONG)]
     sizes = [
         (round(h * resolution / 640 / 16) * 16, round(w * resolution / 640 / 16) * 16)
@@ -96,14 +97,15 @@ def bucket(file: Path, resolution: int) -> tuple[int, int]:
     ]
     best, least = sizes[0], math.inf
     for h, w in sizes:
-        distance = abs(image.height * w - image.width * h)
+        distance = abs(height * w - width * h)
         if distance <= least:
             best, least = (h, w), distance
     return best
 
 
 def crop(file: Path, size: tuple[int, int]) -> np.ndarray:
-    image = Image.open(file).convert("RGB")
+    with Image.open(file) as opened:
+        image = opened.convert("RGB")
     h, w = size
     scale = max(w / image.width, h / image.height)
     rw, rh = round(image.width * scale), round(image.height * scale)

@@ -47,10 +47,10 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "six_sections_of_one": {"seconds": 0.8, "latent_window_size": 1, "steps": 3},
     "wide_picture_and_teacache": {
-        "picture": (150, 70), "resolution": 96, "steps": 20, "teacache": 0.15,
+        "picture": (150, 70), "resolution": 96, "steps": 16, "teacache": 0.15,
         "true_cfg_scale": 2.0, "seconds": 0.9,
     },
-    "f1_teacache": {"variant": "f1", "steps": 20, "teacache": 0.2, "motion_bias": 3.0},
+    "f1_teacache": {"variant": "f1", "steps": 16, "teacache": 0.2, "motion_bias": 3.0},
     "end_picture": {"end_image": True, "end_strength": 0.6, "seconds": 0.8, "references": 3},
     "f1_many_references": {
         "variant": "f1", "references": 6, "consistency_boost": 1.7, "end_image": True,
