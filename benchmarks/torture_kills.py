@@ -60,7 +60,11 @@ class Victim:
     async def kill(self, *, bot: bool, generator: bool) -> None:
         """SIGKILL, both at once where both are asked for."""
         assert self.process is not None
-        found = psutil.Process(self.process.pid)
+        try:
+            found = psutil.Process(self.process.pid)
+        except psutil.NoSuchProcess:  # its generator was killed while it started: it said so
+            self.process = None
+            return
         victims = [p for p in _children(found) if generator and _is_generator(p)]
         victims += [found] if bot else []
         for victim in victims:
@@ -69,6 +73,8 @@ class Victim:
         if bot:
             await self.process.wait()
             self.process = None
+            gateway = self.live.playground.gateway
+            await self.live.until(lambda: not gateway.is_connected, 60)
 
     async def end(self) -> None:
         """An orderly end."""
@@ -146,11 +152,20 @@ async def torture(
             await victim.kill(bot=dice < 0.6, generator=dice >= 0.4)
             if victim.process is None:
                 await victim.start()
-    await drained(live, 900)
+    await _finish(victim, 900)
     row.tried, row.seconds = kills, time.monotonic() - began
     row.remarks["met a job in the middle"] = at_work
     count(row, live, differs)
     add_missing(row, sum(task.result() for task in taken))
+
+
+async def _finish(victim: Victim, limit_s: float) -> None:
+    """Let everything come to its end; a bot that ended is started, as a service would be."""
+    end = time.monotonic() + limit_s
+    while unfinished(victim.live) and time.monotonic() < end:
+        if victim.process is None or victim.process.returncode is not None:
+            await victim.start()
+        await drained(victim.live, 5)
 
 
 def _wish(draw: random.Random) -> dict[str, object]:

@@ -39,6 +39,7 @@ from bot.orders import Orders
 from bot.posts import DiscordPosts
 from bot.publisher import Publisher, is_last
 from bot.retention import Retention
+from generator.protocol import ErrorKind
 from storage.community import Community
 from storage.jobs import JobStore, StorageError, utc_now
 
@@ -134,10 +135,21 @@ async def _run(group: asyncio.TaskGroup, parts: Parts) -> None:
 async def _dispatch(desk: Desk) -> None:
     """Give out jobs as soon as the generator is ready. StartError if it never was."""
     try:
-        await desk.backend.start()
+        await _start_generator(desk)
     except BackendError as error:
         raise StartError(str(error)) from error
     await desk.dispatcher.run()
+
+
+async def _start_generator(desk: Desk) -> None:
+    """One that only dies, and does not say why, may do better the next time."""
+    try:
+        await desk.backend.start()
+    except BackendError as error:
+        if error.kind is not ErrorKind.INTERNAL:
+            raise
+        log.warning("%s; it is started once more", error)
+        await desk.backend.start()
 
 
 async def _tidy(orders: Orders) -> None:
@@ -240,6 +252,7 @@ def generator_of(config: Config) -> list[str]:
         **{name: getattr(generator, name) for name in MACHINE_SETTINGS},
         resume_every_s=generator.resume_every_s,
         idle_unload_s=generator.idle_unload_s,
+        lossy_fallback="yes" if generator.allow_lossy_fallback else "no",
         cache_dir=config.storage.data_dir / CACHE_NAME,
     )
 

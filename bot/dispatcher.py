@@ -285,7 +285,10 @@ class Dispatcher:
                 name = Path(event.video).name
                 if await asyncio.to_thread((self._jobs_dir / job.id / name).is_file):
                     made, sections = event.sections_made, event.sections
-                    self._publisher.show(await self._store.finish(job.id, name, made, sections))
+                    words = ", ".join(event.given_up)
+                    self._publisher.show(
+                        await self._store.finish(job.id, name, made, sections, words)
+                    )
                     self._delivery.wake()
                 else:
                     await self._fail(job, ErrorKind.INTERNAL, say(Text.NO_VIDEO))

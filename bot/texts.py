@@ -352,8 +352,11 @@ class Text(Table):
     # the result
     DELIVERED = "<@{user}> your video is ready.\n{settings}"
     DELIVERED_DM = "Your video is ready. I could not post it in <#{channel}>.\n{settings}"
-    SMALL_PRINT = "-# {seconds:g} s · {variant} · {steps} steps{quality} · seed {seed} · `{job_id}`"
+    SMALL_PRINT = (
+        "-# {seconds:g} s · {variant} · {steps} steps{quality}{given_up} · seed {seed} · `{job_id}`"
+    )
     DRAFT_MARK = " · draft"
+    GIVEN_UP_MARK = " · made with {what} for want of memory"
     MADE_SMALLER = (
         "-# Made smaller to fit here: {was:.1f} MiB became {size:.1f} MiB. The original is kept."
     )

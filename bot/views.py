@@ -130,8 +130,10 @@ def to_embed(card: Card) -> discord.Embed:
 def small_print(job: Job) -> str:
     """The settings that a result was made with, on one line."""
     request = job.request
+    given_up = say(Text.GIVEN_UP_MARK, what=job.given_up) if job.given_up else ""
     return say(
         Text.SMALL_PRINT,
+        given_up=given_up,
         seconds=request.seconds,
         variant=request.variant,
         steps=request.steps,

@@ -85,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         default=300.0,
         help="seconds without work until VRAM and pinned RAM are given back; 0 never does",
     )
+    serve.add_argument(
+        "--lossy-fallback",
+        default="no",
+        choices=["no", "yes"],
+        help="when nothing else fits: smaller VAE tiles, 8-bit weights",
+    )
     make = verbs.add_parser("generate", help="make one video", prog="framepack-bot generate")
     make.set_defaults(verb=_generate)
     _add_machine_options(make)

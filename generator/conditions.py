@@ -171,7 +171,7 @@ class ConditionEncoder:
             with self._placement.on_gpu("vae") as vae:
                 return encoders.encode_latent(vae, pixels)
 
-        key = (*self._key("vae"), f"tiling {self._placement.vae_tiling}")
+        key = (*self._key("vae"), f"tiles {self._placement.vae_tile}")
         return self._cache.get((*key, str(pixels.shape), pixels.tobytes()), encode)
 
     def _key(self, *parts: str) -> tuple[str | bytes, ...]:

@@ -20,16 +20,17 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from generator import encoders, video
+from generator import encoders, fallback, video
 from generator.conditions import ConditionEncoder, Conditions, pictures_of
 from generator.denoiser import Denoiser
 from generator.errors import DiskError, GeneratorError, InputError, ModelError
+from generator.fallback import Sacrifice
 from generator.placement import Placement
 from generator.preview import Previews
 from generator.progress import Tracker
 from generator.protocol import Finished, JobRequest, Progress, Stage, Variant
 from generator.record import describe_result, write_record
-from generator.resume import SavedWork, work_digest
+from generator.resume import SavedWork, rewrite_digest, work_digest
 from generator.sampler import UniPC, flow_shift, make_sigmas
 from generator.sections import History, frame_count, section_count, section_plan
 from generator.step_cache import step_cache
@@ -76,9 +77,8 @@ def generate(
     the sections that `folder` holds, and says so in its record. Raises GeneratorError.
     """
     video.find_ffmpeg()  # not only after an hour of sampling
-    request = _completed(request, workshop.placement)
-    pictures = {name: folder / name for name in pictures_of(request)}
-    record = describe_result(request, pictures, workshop.placement)
+    workshop.placement.give_up(fallback.given_up_by(folder))
+    request, record = _described(request, folder, workshop.placement)
     run = _start(job_id, request, folder, workshop, record, only_finished)
     if run.sections < run.planned:
         part = "beginning" if run.from_start else "end"
@@ -101,7 +101,7 @@ def generate(
         raise
     finally:
         writer.abort()
-    run.saved.discard()
+    run.saved.discard(after=path)
     yield Finished(
         job_id=job_id,
         video=path.name,
@@ -114,7 +114,20 @@ def generate(
         stage_s=run.track.stage_s,
         sections_made=run.sections,
         sections=run.planned,
+        given_up=tuple(map(str, workshop.placement.given_up)),
     )
+
+
+def give_up(sacrifice: Sacrifice, request: JobRequest, folder: Path, workshop: Workshop) -> None:
+    """Let the job of this folder go on with less; its finished steps are kept, under the digest
+    that the rest will have. OSError when that can not be written."""
+    placement = workshop.placement
+    before = work_digest(_described(request, folder, placement)[1])
+    given_up = (*placement.given_up, sacrifice)
+    placement.give_up(given_up)
+    after = work_digest(_described(request, folder, placement)[1])
+    fallback.note(folder, given_up)
+    rewrite_digest(folder, before, after)
 
 
 def _history(run: _Run, conditions: Conditions) -> History:
@@ -220,10 +233,14 @@ def _chunks(run: _Run, history: History, vae: Any) -> Iterator[Tensor]:
         yield pixels
 
 
-def _completed(request: JobRequest, placement: Placement) -> JobRequest:
-    """The request with the model's own resolution where it names none."""
+def _described(
+    request: JobRequest, folder: Path, placement: Placement
+) -> tuple[JobRequest, dict[str, Any]]:
+    """The request with the model's own resolution where it names none, and the result's record."""
     resolution = request.resolution or placement.model.resolution()
-    return msgspec.structs.replace(request, resolution=resolution)
+    request = msgspec.structs.replace(request, resolution=resolution)
+    pictures = {name: folder / name for name in pictures_of(request)}
+    return request, describe_result(request, pictures, placement)
 
 
 def _start(

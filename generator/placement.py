@@ -4,7 +4,8 @@ The mode (`modes`) decides how the transformer lies: whole on the device, or its
 through from pinned RAM or from files. Llama passes through from its files in every mode but
 `resident`: it is needed once per new prompt. Other parts stay until somebody needs their room.
 Where weights lie never changes a value; tiles of the VAE and 8-bit storage do, so they are fixed
-when the placement is made. Refuses to know: what a part is for.
+when the placement is made, but for what a job gives up when nothing else is left (`fallback`).
+Refuses to know: what a part is for.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from generator.causal_convolution import quicken
 from generator.compiling import compile_blocks, refuse_without_compiler
 from generator.devices import CudaDevice, Device, HostDevice
 from generator.errors import InputError, OutOfMemoryError
+from generator.fallback import Sacrifice
 from generator.fp8 import Storage, refuse_without_fp8
 from generator.machine import GIB, Machine, driver_problem, measure
 from generator.models import ModelFolder
@@ -49,6 +51,8 @@ __all__ = ["Mode", "Placement", "choose_device"]
 log = logging.getLogger(__name__)
 
 TRANSFORMER = "transformer"
+TILE, SMALL_TILE = 256, 128
+"""The library's own side of a tile, in pixels, and the one that is left when that is too large."""
 STREAMED = (Mode.STREAM, Mode.DISK)
 
 
@@ -76,7 +80,11 @@ class Placement:
         self.device = choose_device(device)
         self.transformer_dtype = _choose_dtype(dtype, self.device, torch.bfloat16)
         self.encoder_dtype = _choose_dtype(dtype, self.device, torch.float16)
-        self.preserve_vram_gib, self.storage = preserve_vram_gib, storage
+        self.preserve_vram_gib, self._storage = preserve_vram_gib, storage
+        self.given_up: tuple[Sacrifice, ...] = ()
+        """What the job at work gave up for room; it changes values."""
+        self.short_of: str | None = None
+        """The part that found no room last."""
         self.attention = choose_attention(attention_backend, self.device, self.transformer_dtype)
         self.compiled = compiled
         """Whether the transformer's blocks go through torch.compile."""
@@ -87,8 +95,7 @@ class Placement:
             refuse_math(self.device, self.transformer_dtype)
         self.needs = self._count()
         self._choice = self._choose(mode)
-        self.vae_tiling = self.mode is not Mode.RESIDENT
-        """Whether the VAE works tile by tile. It needs less memory and changes values a little."""
+        self._tiling = self.mode is not Mode.RESIDENT
         self._modules: dict[str, nn.Module] = {}
         self._assembled: dict[str, Assembled] = {}
         self._waiting: dict[
@@ -106,6 +113,19 @@ class Placement:
     def why(self) -> str:
         """The mode and the numbers it was chosen by, in one sentence."""
         return self._choice.why
+
+    @property
+    def storage(self) -> Storage:
+        """In how many bits the transformer's blocks are held."""
+        return Storage.FP8 if Sacrifice.FP8 in self.given_up else self._storage
+
+    @property
+    def vae_tile(self) -> int:
+        """The side in pixels of the VAE's tiles, 0 without any. Smaller ones need less memory; each
+        size has values of its own."""
+        if Sacrifice.SMALL_TILES in self.given_up:
+            return SMALL_TILE
+        return TILE if self._tiling else 0
 
     @property
     def device_name(self) -> str:
@@ -143,6 +163,7 @@ class Placement:
                     stack.enter_context(attention(module, self.attention, self.device))
                 yield module
         except (torch.OutOfMemoryError, MemoryError) as error:
+            self.short_of = part
             self._drop(name)
             raise OutOfMemoryError(self._memory_sentence(name)) from error
         finally:
@@ -161,6 +182,14 @@ class Placement:
         self.unload()
         self._choice = following
         return following.why
+
+    def give_up(self, sacrifices: tuple[Sacrifice, ...]) -> None:
+        """Work with just these from now on. What they change is loaded again when it is needed."""
+        if sacrifices == self.given_up:
+            return
+        self.unload()
+        self.given_up = sacrifices
+        self.needs = self._count()
 
     def unload(self) -> None:
         """Give all memory back; parts are loaded again when they are needed."""
@@ -217,9 +246,15 @@ class Placement:
         module = self.model.load(name, self.dtype_of(name)).to(self.device)
         if self.compiled and name.startswith(TRANSFORMER):
             compile_blocks(block.module for block in blocks_of(module, name))
-        if name == "vae" and self.vae_tiling:
+        if name == "vae" and self.vae_tile:
+            side, stride = self.vae_tile, self.vae_tile * 3 // 4
             module.enable_slicing()  # type: ignore[operator]
-            module.enable_tiling()  # type: ignore[operator]
+            module.enable_tiling(  # type: ignore[operator]
+                tile_sample_min_height=side,
+                tile_sample_min_width=side,
+                tile_sample_stride_height=stride,
+                tile_sample_stride_width=stride,
+            )
         if name == "vae" and self.device.type == "cpu" and self.encoder_dtype is torch.float32:
             quicken(module)
         self._modules[name] = module
@@ -279,7 +314,7 @@ class Placement:
         if name == "text_encoder":
             return GIB if self.mode is not Mode.RESIDENT else size
         if name == "vae":
-            need = TILED_DECODING_BYTES if self.vae_tiling else WHOLE_DECODING_BYTES
+            need = TILED_DECODING_BYTES if self.vae_tile else WHOLE_DECODING_BYTES
             return size + self.needs.working(need)
         return size + GIB // 4
 

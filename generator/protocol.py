@@ -217,7 +217,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """The video is in the job's folder: `sections_made` of the `sections` that were asked for."""
+    """The video is in the job's folder: `sections_made` of the `sections` that were asked for.
+
+    `given_up` names in words what the job had to give up for want of memory.
+    """
 
     job_id: str
     video: str
@@ -230,6 +233,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     stage_s: dict[Stage, float]
     sections_made: int
     sections: int
+    given_up: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):

@@ -56,10 +56,11 @@ def describe_result(
         },
         "device": placement.device.type,
         "threads": torch.get_num_threads(),
-        "vae_tiling": placement.vae_tiling,
+        "vae_tile": placement.vae_tile,
         "storage": str(placement.storage),
         "attention": placement.attention,
         "compiled": placement.compiled,
+        "given_up": [str(sacrifice) for sacrifice in placement.given_up],
     }
 
 

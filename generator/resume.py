@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from generator import fallback
 from generator.sampler import UniPC
 from generator.step_cache import CacheState, StepCache
 
@@ -124,8 +125,12 @@ class SavedWork:
         self.computed_steps.append(computed_steps)
         self._last = self._clock()
 
-    def discard(self) -> None:
-        """The job has ended; nothing will go on."""
+    def discard(self, after: Path | None = None) -> None:
+        """The job has ended; nothing will go on. What came of it, `after`, is on the disk first:
+        until then a power cut must find something to make it again from."""
+        if after is not None:
+            with after.open("rb+") as stream:
+                _sync(stream)
         discard(self._sections_file.parent)
 
     def _write_point(self, number: int, solver: UniPC, cache: StepCache) -> None:
@@ -142,11 +147,7 @@ class SavedWork:
         }
         apart = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
         payload = save(apart, metadata=notes)
-        partial = self._point_file.with_name(POINT_PART)
-        with partial.open("wb") as stream:
-            stream.write(payload)
-            _sync(stream)
-        partial.replace(self._point_file)
+        _replace(self._point_file, payload)
         self._last = self._clock()
 
     def _read_sections(self) -> None:
@@ -183,10 +184,26 @@ class SavedWork:
         return int(notes["section"]), int(notes["step"]), tensors, state
 
 
+def rewrite_digest(folder: Path, before: str, after: str) -> None:
+    """What is kept under the digest `before` counts as kept under `after`; other files stay."""
+    sections, point = folder / SECTIONS_FILE, folder / POINT_FILE
+    if sections.exists():
+        old, raw = _record(before.encode()), sections.read_bytes()
+        if raw.startswith(old):
+            _replace(sections, _record(after.encode()) + raw[len(old) :])
+    if point.exists():
+        with safe_open(point, framework="pt") as file:
+            notes = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if notes.get("digest") == before:
+            _replace(point, save(tensors, metadata={**notes, "digest": after}))
+
+
 def discard(folder: Path) -> None:
     """Remove what is kept of the job of this folder."""
     for name in (SECTIONS_FILE, POINT_FILE, POINT_PART):
         (folder / name).unlink(missing_ok=True)
+    fallback.forget(folder)
 
 
 def _record(payload: bytes) -> bytes:
@@ -202,6 +219,15 @@ def _whole_records(raw: bytes) -> Iterator[bytes]:
             return
         yield payload
         offset += _HEADER.size + size
+
+
+def _replace(file: Path, payload: bytes) -> None:
+    """The whole file or the one before it, whatever happens."""
+    partial = file.with_name(POINT_PART)
+    with partial.open("wb") as stream:
+        stream.write(payload)
+        _sync(stream)
+    partial.replace(file)
 
 
 def _sync(stream: Any) -> None:

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
         resume_every_s: float
         idle_unload_s: float
+        lossy_fallback: str
 
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ def serve(settings: ServeSettings) -> int:
         line.send(Broken(kind=ErrorKind.MODEL, message=_missing_package(error)))
         return 1
     workshop.resume_every_s = settings.resume_every_s
+    workshop.allow_lossy_fallback = settings.lossy_fallback == "yes"
     line.send(_ready(workshop))
     inbox = Inbox(sys.stdin.buffer, lambda: _measure(workshop, line))
     # Seconds of imports that the first job need not wait for.
@@ -189,16 +191,37 @@ def _run(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> Fro
     """Make one video; returns how its turn ended.
 
     Out of memory it goes on at the last whole step, one placement lower each time. That changes no
-    value, and the placement stays, as the next job would meet the same.
+    value, and the placement stays, as the next job would meet the same. When there is none it gives
+    something up, if the operator allows that, or says what would fit.
     """
     while True:
         end = _attempt(message, workshop, inbox, line)
         if not (isinstance(end, Failed) and end.kind is ErrorKind.MEMORY):
             return end
-        lower = workshop.placement.lower()
+        from generator.fallback import what_would_fit
+
+        lower = workshop.placement.lower() or _with_sacrifice(message, workshop)
         if lower is None:
-            return end
+            advice = what_would_fit(workshop.placement, message.request.resolution)
+            return msgspec.structs.replace(end, message=f"{end.message} {advice}")
         log.warning("Job %s goes on with less memory: %s", message.job_id, lower)
+
+
+def _with_sacrifice(message: Generate, workshop: Workshop) -> str | None:
+    """Give up what helps and is allowed; returns its name, None when there is nothing."""
+    from generator.fallback import next_for
+    from generator.pipeline import give_up
+
+    placement = workshop.placement
+    sacrifice = next_for(placement.short_of, placement.given_up)
+    if sacrifice is None or not workshop.allow_lossy_fallback:
+        return None
+    try:
+        give_up(sacrifice, message.request, Path(message.folder), workshop)
+    except (OSError, GeneratorError) as error:
+        log.error("Job %s can not give up %s: %s", message.job_id, sacrifice, error)
+        return None
+    return f"with {sacrifice}, which changes its values"
 
 
 def _attempt(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> FromGenerator:

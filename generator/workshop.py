@@ -33,12 +33,14 @@ class Settings(Protocol):
 
 @dataclass(kw_only=True)
 class Workshop:
-    """Where weights lie, what was encoded before, how fast decoding was, when steps are kept."""
+    """Where weights lie, what was encoded before, how fast decoding was, when steps are kept, and
+    whether values may change before a job fails for want of memory."""
 
     placement: Placement
     cache: EncodingCache = field(default_factory=lambda: EncodingCache(None))
     pace: Pace = field(default_factory=Pace)
     resume_every_s: float = EVERY_S
+    allow_lossy_fallback: bool = False
 
 
 def open_workshop(settings: Settings) -> Workshop:

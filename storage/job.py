@@ -92,6 +92,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     share_ms: int = 0
     turns: int = 0
     worked_ms: int = 0
+    given_up: str = ""
     furthest: float = 0.0
     sections_made: int = 0
     sections: int = 0

@@ -221,17 +221,23 @@ class JobStore(JobLooks):
             now=self._now_ms(),
         )
 
-    async def finish(self, job_id: str, video: str, made: int = 0, sections: int = 0) -> Job:
-        """running → finished: the video of so many sections is there, its delivery is pending."""
+    async def finish(
+        self, job_id: str, video: str, made: int = 0, sections: int = 0, given_up: str = ""
+    ) -> Job:
+        """running → finished: the video of so many sections is there, its delivery is pending.
+
+        `given_up` says in words what it lacks for want of memory.
+        """
         return await self._change(
             job_id,
             "finished",
             "state = 'finished', delivery = 'pending', video = :video, ended_ms = :now,"
-            " sections_made = :made, sections = :sections",
+            " sections_made = :made, sections = :sections, given_up = :given_up",
             "state = 'running'",
             video=video,
             made=made,
             sections=sections,
+            given_up=given_up,
             now=self._now_ms(),
         )
 

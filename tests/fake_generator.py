@@ -306,6 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("behaviours", nargs="*", help=", ".join(BEHAVIOURS))
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--start-s", type=float, default=0.0, help="until it is ready")
     parser.add_argument("--step-s", type=float, default=0.01)
     parser.add_argument("--steps-per-second", type=float, default=0.0, help="instead of --steps")
     parser.add_argument("--section-steps", type=int, help="steps a section; otherwise all")
@@ -324,6 +325,7 @@ def main() -> None:
         os._exit(0)
     if "garbage_start" in behaviours:
         say_bytes(b"Loading checkpoint shards: 100%\n")
+    time.sleep(arguments.start_s)
     say(ready(99 if "wrong_version" in behaviours else PROTOCOL_VERSION))
     fake = Fake(behaviours, arguments.steps, arguments.step_s)
     fake.steps_per_second = arguments.steps_per_second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import itertools
 import sqlite3
@@ -580,6 +581,23 @@ async def test_an_api_that_is_not_there_is_one_sentence(live: Live) -> None:
 async def test_a_broken_generator_at_start_is_one_sentence(live: Live) -> None:
     with pytest.raises(StartError, match="the model folder has no vae"):
         await run_bot(live.config, live.playground.token, command=fake_command("broken"))
+
+
+async def test_a_generator_killed_while_it_starts_is_started_once_more(live: Live) -> None:
+    async def kill_the_first() -> int:
+        while True:
+            for child in psutil.Process().children():
+                with contextlib.suppress(psutil.Error):
+                    if "fake_generator" in " ".join(child.cmdline()):
+                        child.kill()
+                        return child.pid
+            await asyncio.sleep(0.002)
+
+    killing = asyncio.ensure_future(kill_the_first())
+    async with live.running("--start-s", "0.5"):
+        await live.animate()
+        await live.video()
+        assert killing.done()
 
 
 async def test_a_second_bot_on_one_folder_is_refused(live: Live) -> None:

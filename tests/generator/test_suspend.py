@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from generator import resume
+from generator import encoders, fallback, pipeline, resume
 from generator.denoiser import Denoiser
+from generator.errors import OutOfMemoryError
+from generator.fallback import Sacrifice
 from generator.pipeline import generate
 from generator.protocol import (
     ErrorKind,
     Failed,
+    Finished,
     FromGenerator,
     Generate,
     JobRequest,
@@ -181,3 +185,114 @@ def test_a_turn_ends_only_where_the_work_is_kept(
     events += [progress(0, 0, Stage.DECODING)]
     found = [(e.section, e.step) for e in events if turn.may_end_after(e)]
     assert found == may_end
+
+
+# What is given up when nothing else is left
+
+
+TILED = 160
+"""A resolution at which a picture has more than one small tile."""
+
+
+def make_it(folder: Path, request: JobRequest, workshop: Any) -> tuple[Any, Any]:
+    """How the job ended, and who listened."""
+    listener: Any = Listener()
+    return _run(order(folder, request), workshop, listener, listener), listener
+
+
+def short_in(monkeypatch: pytest.MonkeyPatch, part: str, times: int, after: int = 0) -> list[int]:
+    """Let a part find no room so often, once it has been used `after` times."""
+    met = []
+
+    def runs_out(*_: Any) -> None:
+        met.append(1)
+        if after < len(met) <= after + times:
+            raise torch.OutOfMemoryError("no room")
+
+    owner, name = (Denoiser, "_velocity") if part == "transformer" else (encoders, "decode_latents")
+    whole = getattr(owner, name)
+
+    def short(*arguments: Any) -> Any:
+        runs_out()
+        return whole(*arguments)
+
+    monkeypatch.setattr(owner, name, short)
+    return met
+
+
+GIVEN_UP = [("transformer", "8-bit weights", 6), ("vae", "smaller VAE tiles", 0)]
+
+
+@pytest.mark.parametrize(("part", "words", "after"), GIVEN_UP)
+def test_what_changes_values_is_given_up_when_it_is_allowed_and_said(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    words: str,
+    after: int,
+) -> None:
+    request = small_request(steps=4, resolution=TILED)
+    whole, _ = make_it(tmp_path / "whole", request, small_workshop(tiny_model))
+    assert isinstance(whole, Finished) and whole.given_up == ()
+    short_in(monkeypatch, part, 1, after)
+    workshop = small_workshop(tiny_model)
+    workshop.allow_lossy_fallback = True
+    end, listener = make_it(tmp_path / "short", request, workshop)
+    assert isinstance(end, Finished) and end.given_up == (words,)
+    steps = [(e.section, e.step) for e in listener.heard if e.step]
+    assert len(steps) == len(set(steps)) == 8  # no step was made twice
+    record = json.loads((tmp_path / "short" / "framepack-job.json").read_text("utf-8"))
+    assert record["given_up"] == [words]
+    names = {path.name for path in (tmp_path / "short").iterdir()}
+    assert names == {"input.png", "framepack-job.mp4", "framepack-job.json"}
+    assert sha256(tmp_path / "short" / end.video) != sha256(tmp_path / "whole" / whole.video)
+    # The next job gives nothing up again.
+    again, _ = make_it(tmp_path / "again", request, workshop)
+    assert isinstance(again, Finished) and again.given_up == ()
+    assert sha256(tmp_path / "again" / again.video) == sha256(tmp_path / "whole" / whole.video)
+
+
+def test_a_job_that_gave_up_goes_on_so_in_another_process(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = small_request(steps=4)
+    workshop = small_workshop(tiny_model)
+    workshop.allow_lossy_fallback = True
+    short_in(monkeypatch, "transformer", 1, after=6)
+    folder = Path(order(tmp_path / "job", request).folder)
+    with pytest.raises(OutOfMemoryError):
+        list(generate("job", request, folder, workshop))
+    pipeline.give_up(Sacrifice.FP8, request, folder, workshop)
+    made = list(generate("job", request, folder, small_workshop(tiny_model)))
+    assert made[-1].given_up == ("8-bit weights",)
+    assert len([event for event in made[:-1] if event.step]) == 2
+
+
+@pytest.mark.parametrize(("allowed", "times"), [(False, 1), (True, 9)])
+def test_at_last_the_owner_is_told_what_would_fit(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool, times: int
+) -> None:
+    workshop = small_workshop(tiny_model)
+    workshop.allow_lossy_fallback = allowed
+    met = short_in(monkeypatch, "transformer", times)
+    end, _ = make_it(tmp_path / "job", small_request(resolution=128), workshop)
+    assert isinstance(end, Failed) and end.kind is ErrorKind.MEMORY
+    assert len(met) == (2 if allowed else 1)
+    assert "ran out of memory at transformer" in end.message
+    assert end.message.endswith("A resolution of 96 instead of 128 would probably fit.")
+
+
+def test_work_that_gave_something_up_is_not_taken_for_whole(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    request, workshop = small_request(steps=4), small_workshop(tiny_model)
+    folder = Path(order(tmp_path / "job", request).folder)
+    with closing(generate("job", request, folder, workshop)) as events:
+        while not (isinstance(event := next(events), Progress) and event.section == 2):
+            pass
+    pipeline.give_up(Sacrifice.FP8, request, folder, workshop)
+    (folder / fallback.FILE).unlink()  # as if somebody had mixed two folders
+    made = list(generate("job", request, folder, small_workshop(tiny_model)))
+    assert len([event for event in made[:-1] if event.step]) == 8
+    assert "of another request, model or version: starting anew" in caplog.text
