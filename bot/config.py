@@ -118,8 +118,8 @@ class GeneratorConfig(Struct, frozen=True, kw_only=True):
     idle_unload_s: Annotated[float, Meta(ge=0, le=86400)] = 300.0
     start_timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 300.0
     cancel_grace_s: Annotated[float, Meta(ge=1, le=600)] = 30.0
-    allow_lossy_fallback: bool = False
     silence_limit_s: Annotated[float, Meta(ge=10, le=86400)] = 1800.0
+    allow_lossy_fallback: bool = False
     memory_limit_gib: Annotated[float, Meta(ge=0, le=4096)] = 0.0
 
 

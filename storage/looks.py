@@ -14,7 +14,7 @@ from typing import Any
 
 from storage.connections import Connections
 from storage.job import Job, JobState, job_from_row
-from storage.order import ALL_SHORT, NEXT, ORDER, Short
+from storage.order import FIRST_SHORT, NEXT, ORDER, Short
 
 SPEED_SAMPLE = 10
 """How many finished jobs the measured speed is taken from."""
@@ -44,8 +44,8 @@ class JobLooks:
         return jobs[0] if jobs else None
 
     async def short_waiting(self, short: Short) -> list[Job]:
-        """The short jobs that wait, next first; none when jobs are paused."""
-        return await self._rows(ALL_SHORT, now=self._now_ms(), **short.values())
+        """The first thirty short jobs that wait, next first; none when jobs are paused."""
+        return await self._rows(FIRST_SHORT, now=self._now_ms(), **short.values())
 
     async def next_in_line(self) -> Job | None:
         """The queued job with the most right to the GPU; None when jobs are paused."""

@@ -43,7 +43,9 @@ _SHORT = (
     " AND other.share_ms >= first.share_ms - :turn_ms))) AS short"
 )
 NEXT_SHORT = f"SELECT number FROM {_SHORT} ORDER BY after_ms, number LIMIT 1"
-ALL_SHORT = f"SELECT jobs.* FROM {_SHORT} JOIN jobs USING (number) ORDER BY after_ms, number"
+FIRST_SHORT = (
+    f"SELECT jobs.* FROM {_SHORT} JOIN jobs USING (number) ORDER BY after_ms, number LIMIT 30"
+)
 
 
 class Short(Struct, frozen=True, kw_only=True):
@@ -54,7 +56,7 @@ class Short(Struct, frozen=True, kw_only=True):
     turn_s: float
 
     def values(self) -> dict[str, Any]:
-        """For NEXT_SHORT and ALL_SHORT."""
+        """For NEXT_SHORT and FIRST_SHORT."""
         return {
             "short_seconds": self.seconds,
             "ms_per_second": 1000 * self.speed,
