@@ -26,8 +26,7 @@ from bot import delivery, posts, publisher
 from bot.playground import Channel, Message, Playground, plain_text
 from storage.jobs import Delivery, Job, JobState
 
-ANY = "* /channels/*/messages*"
-NEW, EDIT = "POST /channels/*/messages", "PATCH /channels/*/messages/*"
+EDIT = "PATCH /channels/*/messages/*"
 WAITS, SAMPLES, DELIVERED = "waits", "samples", "is delivered"
 PHASES = (WAITS, SAMPLES, DELIVERED)
 STEPS = ("--steps", "25", "--step-s", "0.04")
@@ -76,7 +75,7 @@ class Subject:
 
     async def ends(self) -> Job:
         """The job when nothing about it will change any more."""
-        await self.live.until(lambda: publisher.is_last(self.job), 30)
+        await self.live.until(lambda: publisher.is_last(self.job), 90)
         return self.job
 
 
@@ -98,11 +97,14 @@ async def permission_lost(subject: Subject) -> None:
 
 
 def fault(*faults: dict[str, Any]) -> Callable[[Subject], Awaitable[None]]:
-    """What the bot's next requests about messages meet."""
+    """What the bot's next requests about messages in the job's channel meet."""
 
     async def befall(subject: Subject) -> None:
         for details in faults:
-            subject.discord.faults.inject(**{"pattern": ANY, **details})
+            method = details.get("method", "*")
+            pattern = f"{method} /channels/{subject.channel.id}/messages*"
+            rest = {name: value for name, value in details.items() if name != "method"}
+            subject.discord.faults.inject(pattern, **rest)
 
     return befall
 
@@ -198,14 +200,14 @@ ROWS = {
     "answer lost": Row(befall=fault({"drop": True, "applied": True, "times": 2})),
     "timeout": Row(befall=fault({"latency_s": 1.5, "times": 2})),
     "413": Row(
-        befall=fault({"pattern": NEW, "status": 413, "code": 40005}), wanted=once_and_smaller
+        befall=fault({"method": "POST", "status": 413, "code": 40005}), wanted=once_and_smaller
     ),
     "AutoMod": Row(
-        befall=fault({"pattern": EDIT, "status": 400, "code": 200000}),
+        befall=fault({"method": "PATCH", "status": 400, "code": 200000}),
         wanted=once_and_the_prompt_is_not_insisted_on,
     ),
     "50035": Row(
-        befall=fault({"pattern": EDIT, "status": 400, "code": 50035}),
+        befall=fault({"method": "PATCH", "status": 400, "code": 50035}),
         wanted=once_and_the_prompt_is_not_insisted_on,
     ),
     "RESUME": Row(befall=resumed),
