@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -45,6 +45,9 @@ class Mode(StrEnum):
     SWAP = "swap"  # the transformer on the GPU, other parts come and go
     STREAM = "stream"  # its blocks pass through the GPU, from pinned RAM as far as there is room
     DISK = "disk"  # its blocks pass through the GPU, all of them from their files
+
+
+STREAMED = (Mode.STREAM, Mode.DISK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,3 +255,24 @@ def resident_blocks(needs: Needs, room: int) -> set[int]:
 def _running_order(name: str) -> tuple[bool, int]:
     kind, number = name.split(".")
     return kind.startswith("single"), int(number)
+
+
+def choose_on_cpu(wanted: Mode, needs: Needs, machine: Machine) -> Choice:
+    """A CPU computes where the weights are: they are in RAM, or read when they are needed."""
+    if wanted in STREAMED or (wanted is Mode.AUTO and needs.all_parts > machine.ram_free):
+        size = f"{needs.all_parts / GIB:.1f} GiB of weights"
+        return Choice(mode=Mode.DISK, resident=0, why=f"disk: {size} on a CPU with {machine}")
+    return Choice(mode=Mode.RESIDENT, why=f"resident: it computes on the CPU, with {machine}")
+
+
+def below(choice: Choice, needs: Needs, machine: Machine) -> Choice | None:
+    """The next mode that takes less VRAM: fewer resident blocks, at last none."""
+    if choice.mode is Mode.RESIDENT:
+        return Choice(mode=Mode.SWAP, why="swap: one step below resident")
+    if choice.mode is not Mode.SWAP and not choice.resident:
+        return None
+    kept = (len(needs.blocks) if choice.resident is None else choice.resident) // 2
+    wanted = choice.mode if choice.mode in STREAMED else Mode.STREAM
+    room = needs.rest + needs.slots + sum(sorted(needs.blocks)[:kept])
+    vram = room + needs.working(SAMPLING_BYTES) + DRIVER_BYTES
+    return choose(needs, replace(machine, vram_free=vram), wanted)

@@ -32,14 +32,16 @@ from generator.fp8 import Storage, refuse_without_fp8
 from generator.machine import GIB, Machine, driver_problem, measure
 from generator.models import ModelFolder
 from generator.modes import (
-    DRIVER_BYTES,
     SAMPLING_BYTES,
+    STREAMED,
     TILED_DECODING_BYTES,
     WHOLE_DECODING_BYTES,
     Choice,
     Mode,
     Needs,
+    below,
     choose,
+    choose_on_cpu,
     needs_of,
     refuse_too_small,
 )
@@ -51,9 +53,7 @@ __all__ = ["Mode", "Placement", "choose_device"]
 log = logging.getLogger(__name__)
 
 TRANSFORMER = "transformer"
-TILE, SMALL_TILE = 256, 128
-"""The library's own side of a tile, in pixels, and the one that is left when that is too large."""
-STREAMED = (Mode.STREAM, Mode.DISK)
+TILE, SMALL_TILE = 256, 128  # pixels: the library's own, and what is left when that is too large
 
 
 class Placement:
@@ -121,11 +121,9 @@ class Placement:
 
     @property
     def vae_tile(self) -> int:
-        """The side in pixels of the VAE's tiles, 0 without any. Smaller ones need less memory; each
-        size has values of its own."""
-        if Sacrifice.SMALL_TILES in self.given_up:
-            return SMALL_TILE
-        return TILE if self._tiling else 0
+        """The side of the VAE's tiles in pixels, 0 without any; each size has its own values."""
+        is_small = Sacrifice.SMALL_TILES in self.given_up
+        return SMALL_TILE if is_small else TILE * self._tiling
 
     @property
     def device_name(self) -> str:
@@ -175,7 +173,7 @@ class Placement:
 
         Values stay the same. Everything is given back; what is needed is loaded again.
         """
-        following = _below(self._choice, self.needs, self._measure())
+        following = below(self._choice, self.needs, self._measure())
         if following is None or self.device.type == "cpu":
             return None
         log.warning("Out of memory with %s; from now on %s", self.why, following.why)
@@ -350,7 +348,7 @@ class Placement:
         machine = self._measure()
         limits = refuse_too_small(self.needs, machine)
         if self.device.type == "cpu":
-            return _choose_on_cpu(wanted, self.needs, machine)
+            return choose_on_cpu(wanted, self.needs, machine)
         preserve = int(self.preserve_vram_gib * GIB)
         choice = choose(self.needs, machine, wanted, preserve=preserve)
         return replace(choice, why=choice.why + limits)
@@ -383,27 +381,6 @@ def choose_device(wanted: str) -> torch.device:
             "install a CUDA build of torch, or choose device = cpu."
         )
     return torch.device("cuda:0") if wanted == "cuda" else device
-
-
-def _choose_on_cpu(wanted: Mode, needs: Needs, machine: Machine) -> Choice:
-    """A CPU computes where the weights are: they are in RAM, or read when they are needed."""
-    if wanted in STREAMED or (wanted is Mode.AUTO and needs.all_parts > machine.ram_free):
-        size = f"{needs.all_parts / GIB:.1f} GiB of weights"
-        return Choice(mode=Mode.DISK, resident=0, why=f"disk: {size} on a CPU with {machine}")
-    return Choice(mode=Mode.RESIDENT, why=f"resident: it computes on the CPU, with {machine}")
-
-
-def _below(choice: Choice, needs: Needs, machine: Machine) -> Choice | None:
-    """The next mode that takes less VRAM: fewer resident blocks, at last none."""
-    if choice.mode is Mode.RESIDENT:
-        return Choice(mode=Mode.SWAP, why="swap: one step below resident")
-    if choice.mode is not Mode.SWAP and not choice.resident:
-        return None
-    kept = (len(needs.blocks) if choice.resident is None else choice.resident) // 2
-    wanted = choice.mode if choice.mode in STREAMED else Mode.STREAM
-    room = needs.rest + needs.slots + sum(sorted(needs.blocks)[:kept])
-    vram = room + needs.working(SAMPLING_BYTES) + DRIVER_BYTES
-    return choose(needs, replace(machine, vram_free=vram), wanted)
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -300,7 +300,7 @@ def test_below_each_mode_is_one_with_less_on_the_gpu() -> None:
     seen = []
     while choice is not None:
         seen.append((choice.mode, choice.resident))
-        choice = placement_module._below(choice, REAL, machine(80, 64))  # type: ignore[assignment]
+        choice = placement_module.below(choice, REAL, machine(80, 64))  # type: ignore[assignment]
     modes = [mode for mode, _ in seen]
     assert modes[:3] == [Mode.RESIDENT, Mode.SWAP, Mode.STREAM]
     counts = [count for _, count in seen[2:]]
