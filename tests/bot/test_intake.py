@@ -736,6 +736,7 @@ async def test_nothing_is_fetched_from_elsewhere(cdn: tuple[str, Server], url: s
 
 def test_discords_own_servers_are_always_known() -> None:
     own = {"https://cdn.discordapp.com", "https://media.discordapp.net"}
+    own |= {f"https://images-ext-{n}.discordapp.net" for n in (1, 2)}
     assert attachment_origins("") == own
     assert attachment_origins("https://proxy.example:443/api") == own | {"https://proxy.example"}
 
