@@ -8,6 +8,7 @@ try again. Source: DISCORD.md's failure table, i.e. Discord's API documentation 
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -239,7 +240,8 @@ def _picture(path: Path) -> discord.File | None:
     try:
         if path.stat().st_size > PICTURE_LIMIT_BYTES:
             return None
-        return discord.File(path, path.name)
+        # Bytes, not an open file: an edit that is given up before it is sent has nothing to close.
+        return discord.File(io.BytesIO(path.read_bytes()), path.name)
     except OSError as error:
         log.debug("picture %s can not be read: %s", path.name, error)
         return None
