@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from small_jobs import sampled, small_request, small_workshop
+from torch._subclasses.fake_tensor import FakeTensor
 
 from generator import machine as machine_module
 from generator import placement as placement_module
@@ -234,9 +235,13 @@ class CountingDevice(HostDevice):
 
 
 def live_bytes() -> int:
-    """Of all tensors that anybody in this process still holds."""
+    """Of all tensors with bytes that anybody in this process still holds."""
     gc.collect()
-    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    tensors = [
+        each
+        for each in gc.get_objects()
+        if issubclass(type(each), torch.Tensor) and type(each) is not FakeTensor
+    ]
     storages = [t.untyped_storage() for t in tensors if t.device.type == "cpu"]
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
