@@ -32,9 +32,9 @@ from storage.jobs import Delivery, Job, JobState, StorageError, read_jobs
 log = logging.getLogger(__name__)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PROMPT = "The sailing boat glides slowly to the right while the water sparkles."
+PROMPT = "The camera pans to the right over the lake, soft light."
 BUILT_IN_MODELS = {
-    "demo": "small enough for any computer, trained on drawn scenes",
+    "demo": "demo weights, small enough for any computer: the way, not the quality",
     "tiny": "random weights: the video shows noise, the way to it is real",
 }
 FOR_BUILT_IN_MODELS: dict[str, Setting] = {"seconds": 2.4, "steps": 8}

@@ -33,7 +33,7 @@ START_AGAIN_S = 0.5
 PICTURES = (
     Example(
         file=EXAMPLES / "lake.jpg",
-        prompt="The sailing boat glides slowly to the right while the water sparkles.",
+        prompt="The camera pans to the right over the lake, soft light.",
     ),
     Example(
         file=EXAMPLES / "lighthouse.jpg",
