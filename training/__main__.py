@@ -21,34 +21,30 @@ CLIPS = 420
 MODEL = Path("generator") / "demo_model"
 
 
-def data(args: argparse.Namespace) -> None:
+def data(work: Path, args: argparse.Namespace) -> None:
     """Draw the procedural pictures."""
-    work: Path = args.work
     from training.data import draw_pictures
 
     draw_pictures(work / "pictures", PICTURES, processes=args.processes)
 
 
-def text(args: argparse.Namespace) -> None:
+def text(work: Path, args: argparse.Namespace) -> None:
     """Tokenizers and text encoders."""
-    work: Path = args.work
     from training import text as stage
 
     pair.run(stage.train, work / "text", processes=1, log_file=work / "text" / "log.txt")
 
 
-def code(args: argparse.Namespace) -> None:
+def code(work: Path, args: argparse.Namespace) -> None:
     """The autoencoder's encoder, computed."""
-    work: Path = args.work
     from training.vae import make_code
 
     if not (work / "code" / "config.json").exists():
         make_code(work / "code", work / "pictures")
 
 
-def clips(args: argparse.Namespace) -> None:
+def clips(work: Path, args: argparse.Namespace) -> None:
     """Encode moving clips with the finished autoencoder."""
-    work: Path = args.work
     from training.clips import encode_clips
 
     pair.run(
@@ -63,9 +59,8 @@ def clips(args: argparse.Namespace) -> None:
     )
 
 
-def transformer(args: argparse.Namespace) -> None:
+def transformer(work: Path, args: argparse.Namespace) -> None:
     """The transformer."""
-    work: Path = args.work
     from training import transformer as stage
 
     folder = work / "transformer"
@@ -82,9 +77,8 @@ def transformer(args: argparse.Namespace) -> None:
     )
 
 
-def vae(args: argparse.Namespace) -> None:
+def vae(work: Path, args: argparse.Namespace) -> None:
     """The autoencoder's decoder; latents do not depend on it, so it may run at any time."""
-    work: Path = args.work
     from training.vae import train
 
     folder = work / "vae"
@@ -92,9 +86,8 @@ def vae(args: argparse.Namespace) -> None:
     pair.run(train, *arguments, processes=args.processes, log_file=folder / "log.txt")
 
 
-def export(args: argparse.Namespace) -> None:
+def export(work: Path, args: argparse.Namespace) -> None:
     """The model folder."""
-    work: Path = args.work
     from training.export import export as write
 
     size = write(
@@ -107,14 +100,14 @@ def export(args: argparse.Namespace) -> None:
     print(f"{MODEL} has {size:,} bytes")
 
 
-def calibrate(args: argparse.Namespace) -> None:
+def calibrate(work: Path, args: argparse.Namespace) -> None:
     """What MagCache needs to know of the finished model."""
     from training.calibrate import calibrate as measure
 
     print(f"{measure(MODEL)} written")
 
 
-STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
+STAGES: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "data": data, "text": text, "code": code, "clips": clips, "transformer": transformer,
     "vae": vae, "export": export, "calibrate": calibrate,
 }  # fmt: skip
@@ -139,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format=pair.LOG_FORMAT)
     for name, stage in STAGES.items():
         if not arguments.stages or name in arguments.stages:
-            stage(arguments)
+            stage(arguments.work, arguments)
     return 0
 
 

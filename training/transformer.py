@@ -233,14 +233,26 @@ def _explained(
     number: int,
 ) -> tuple[float, float]:
     what = lesson(clip, variant, 3, number)
-    noise = torch.randn(what.target.shape, generator=torch.Generator().manual_seed(number))
     still = (clip.start - what.target).square().mean()
     scores = []
     for motion in (clip.motion, OPPOSITE[clip.motion]):
-        phrase, image = course.phrases.of[motion][0], course.image_embeds(clip)
-        x0 = noise - predict_velocity(transformer, noise, 1.0, what.context, phrase, image)
+        x0 = _expected(transformer, course, clip, what, motion, number)
         scores.append(1 - float((x0 - what.target).square().mean() / still))
     return scores[0], scores[1]
+
+
+def _expected(
+    transformer: HunyuanVideoFramepackTransformer3DModel,
+    course: Course,
+    clip: Clip,
+    what: Lesson,
+    told: Motion,
+    seed: int,
+) -> Tensor:
+    """What one call at sigma 1 takes a section to become."""
+    noise = torch.randn(what.target.shape, generator=torch.Generator().manual_seed(seed))
+    phrase, image = course.phrases.of[told][0], course.image_embeds(clip)
+    return noise - predict_velocity(transformer, noise, 1.0, what.context, phrase, image)
 
 
 @torch.inference_mode()
@@ -256,9 +268,7 @@ def contact_sheet(
     rows = []
     for clip in tests:
         what = lesson(clip, Variant.F1, 1, 0)
-        noise = torch.randn(what.target.shape, generator=torch.Generator().manual_seed(0))
-        phrase, image = course.phrases.of[clip.motion][0], course.image_embeds(clip)
-        x0 = noise - predict_velocity(transformer, noise, 1.0, what.context, phrase, image)
+        x0 = _expected(transformer, course, clip, what, clip.motion, 0)
         for latents in (what.target, x0):
             shown = torch.einsum("cthw,cd->thwd", latents[0, :, ::2], factors) + bias
             rows.append(torch.cat(list(shown.clamp(0, 1)), dim=1))
