@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import IO, Any
 from generator.errors import DiskError, ModelError
 from generator.hub import SOURCES, Listing, RemoteFile
 from generator.parts import telling_bytes
+from generator.whole_file import write_whole
 
 LOCK_NAME = "models.lock.json"
 LOCK_VERSION = 1
@@ -92,12 +92,7 @@ class Lock:
         self._write()
 
     def _write(self) -> None:
-        partial = self.file.with_suffix(".part")
-        with partial.open("w", encoding="utf-8") as stream:
-            json.dump(self._data, stream, indent=1, sort_keys=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(self.file)
+        write_whole(self.file, json.dumps(self._data, indent=1, sort_keys=True).encode())
 
 
 def missing_bytes(folder: Path, listings: list[Listing]) -> int:

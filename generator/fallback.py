@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from generator.machine import measure
 from generator.modes import SAMPLING_BYTES, TILED_DECODING_BYTES, WHOLE_DECODING_BYTES
 from generator.protocol import limits
+from generator.whole_file import write_whole
 
 if TYPE_CHECKING:
     from generator.placement import Placement
@@ -75,9 +76,8 @@ def given_up_by(folder: Path) -> tuple[Sacrifice, ...]:
 
 def note(folder: Path, given_up: Iterable[Sacrifice]) -> None:
     """Remember it, in one piece."""
-    partial = folder / (FILE + ".part")
-    partial.write_text(json.dumps([str(sacrifice) for sacrifice in given_up]), "utf-8")
-    partial.replace(folder / FILE)
+    words = json.dumps([str(sacrifice) for sacrifice in given_up])
+    write_whole(folder / FILE, words.encode())
 
 
 def forget(folder: Path) -> None:

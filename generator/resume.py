@@ -31,12 +31,12 @@ from torch import Tensor
 from generator import fallback
 from generator.sampler import UniPC
 from generator.step_cache import CacheState, StepCache
+from generator.whole_file import partial_of, write_whole
 
 log = logging.getLogger(__name__)
 
 SECTIONS_FILE = "sections.bin"
 POINT_FILE = "resume.safetensors"
-POINT_PART = "resume.part"
 EVERY_S = 30.0
 _HEADER = struct.Struct("<II")  # bytes of the payload, its CRC-32
 
@@ -147,7 +147,7 @@ class SavedWork:
         }
         apart = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
         payload = save(apart, metadata=notes)
-        _replace(self._point_file, payload)
+        write_whole(self._point_file, payload)
         self._last = self._clock()
 
     def _read_sections(self) -> None:
@@ -190,19 +190,20 @@ def rewrite_digest(folder: Path, before: str, after: str) -> None:
     if sections.exists():
         old, raw = _record(before.encode()), sections.read_bytes()
         if raw.startswith(old):
-            _replace(sections, _record(after.encode()) + raw[len(old) :])
+            write_whole(sections, _record(after.encode()) + raw[len(old) :])
     if point.exists():
         with safe_open(point, framework="pt") as file:
             notes = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if notes.get("digest") == before:
-            _replace(point, save(tensors, metadata={**notes, "digest": after}))
+            write_whole(point, save(tensors, metadata={**notes, "digest": after}))
 
 
 def discard(folder: Path) -> None:
     """Remove what is kept of the job of this folder."""
-    for name in (SECTIONS_FILE, POINT_FILE, POINT_PART):
-        (folder / name).unlink(missing_ok=True)
+    for file in (folder / SECTIONS_FILE, folder / POINT_FILE):
+        file.unlink(missing_ok=True)
+        partial_of(file).unlink(missing_ok=True)
     fallback.forget(folder)
 
 
@@ -219,15 +220,6 @@ def _whole_records(raw: bytes) -> Iterator[bytes]:
             return
         yield payload
         offset += _HEADER.size + size
-
-
-def _replace(file: Path, payload: bytes) -> None:
-    """The whole file or the one before it, whatever happens."""
-    partial = file.with_name(POINT_PART)
-    with partial.open("wb") as stream:
-        stream.write(payload)
-        _sync(stream)
-    partial.replace(file)
 
 
 def _sync(stream: Any) -> None:
