@@ -34,9 +34,9 @@ import torch
 
 from generator.encoders import decode_latents, encode_image, encode_latent
 from generator.models import ModelFolder
-from generator.modes import Mode
 from generator.placement import Placement
 from generator.plan import empty_module, read_configs, transformer_inputs
+from generator.protocol import Mode
 from generator.tiny import make_tiny_model
 
 GIB = 2**30

@@ -20,7 +20,17 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bot.turns import TurnsConfig
-from generator.protocol import JobRequest, Resampling, Shape, StepCacheKind, Variant, limits
+from generator.protocol import (
+    Attention,
+    JobRequest,
+    Mode,
+    Resampling,
+    Shape,
+    StepCacheKind,
+    Storage,
+    Variant,
+    limits,
+)
 
 DEFAULT_FILE = Path("config.toml")
 TOKEN_VARIABLE = "DISCORD_TOKEN"
@@ -48,34 +58,6 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
-
-
-class Placement(StrEnum):
-    """Where the model's weights lie while the transformer samples; auto measures the machine."""
-
-    AUTO = "auto"
-    RESIDENT = "resident"
-    SWAP = "swap"
-    STREAM = "stream"
-    DISK = "disk"
-
-
-class WeightStorage(StrEnum):
-    """In how many bits the transformer's blocks are held."""
-
-    NATIVE = "native"
-    FP8 = "fp8"
-    FP8_KEEP_NORMS = "fp8-keep-norms"
-
-
-class Attention(StrEnum):
-    """Which attention kernel the transformer uses."""
-
-    AUTO = "auto"
-    NATIVE = "native"
-    FLASH = "flash"
-    XFORMERS = "xformers"
-    SAGE = "sage"
 
 
 class DiscordConfig(Struct, frozen=True, kw_only=True):
@@ -109,8 +91,8 @@ class GeneratorConfig(Struct, frozen=True, kw_only=True):
     variant: Variant = Variant.I2V
     device: Device = Device.AUTO
     dtype: Dtype = Dtype.AUTO
-    placement: Placement = Placement.AUTO
-    storage: WeightStorage = WeightStorage.NATIVE
+    placement: Mode = Mode.AUTO
+    storage: Storage = Storage.NATIVE
     attention: Attention = Attention.AUTO
     compile: bool = False
     preserve_vram_gib: Annotated[float, Meta(ge=0, le=128)] = 0.0

@@ -19,10 +19,13 @@ from generator.errors import GeneratorError
 from generator.models_cli import add_models_verb
 from generator.plan_cli import add_plan_verb, show_plan
 from generator.protocol import (
+    Attention,
     JobRequest,
+    Mode,
     RequestError,
     Resampling,
     StepCacheKind,
+    Storage,
     Variant,
     job_request,
     limits,
@@ -119,19 +122,19 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--placement",
         default="auto",
-        choices=["auto", "resident", "swap", "stream", "disk"],
+        choices=[str(m) for m in Mode],
         help="where weights lie; auto measures",
     )
     parser.add_argument(
         "--storage",
         default="native",
-        choices=["native", "fp8", "fp8-keep-norms"],
+        choices=[str(s) for s in Storage],
         help="bits of the transformer's blocks; fp8 needs half the memory and changes pictures",
     )
     parser.add_argument(
         "--attention",
         default="auto",
-        choices=["auto", "native", "flash", "xformers", "sage"],
+        choices=[str(a) for a in Attention],
         help="attention kernel; all but auto and native need their package",
     )
     parser.add_argument(

@@ -19,8 +19,9 @@ from generator.block_sources import BlockSource, lay_out
 from generator.compiling import compile_blocks
 from generator.devices import Device
 from generator.errors import ModelError
-from generator.fp8 import Storage, converted_folder, is_fp8
+from generator.fp8 import converted_folder, is_fp8
 from generator.models import ModelFolder
+from generator.protocol import Storage
 from generator.streaming import BlockStream, cast_on_use
 from generator.tensor_files import TensorFiles
 

@@ -18,11 +18,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from generator.errors import ModelError
+from generator.protocol import Attention
 
 log = logging.getLogger(__name__)
 
-AUTO = "auto"
-CHOICES = (AUTO, "native", "flash", "xformers", "sage")
 _PACKAGES = {"flash": "flash_attn", "xformers": "xformers", "sage": "sageattention"}
 NO_KERNEL = ("No available kernel", "No viable backend")
 """How PyTorch says that none of the allowed kernels can do it."""
@@ -35,7 +34,7 @@ _KERNELS = [
 
 def choose_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
     """The diffusers backend to use. ModelError when the wanted one can not run here."""
-    if wanted != AUTO:
+    if wanted != Attention.AUTO:
         _refuse_absent(wanted)
         return wanted
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
@@ -87,8 +86,8 @@ def refusing_math(device: torch.device) -> Iterator[None]:
 
 
 def _refuse_absent(wanted: str) -> None:
-    if wanted not in CHOICES:
-        raise ModelError(f"attention is {wanted!r}; it must be one of {', '.join(CHOICES)}.")
+    if wanted not in [*Attention]:
+        raise ModelError(f"attention is {wanted!r}; it must be one of {', '.join(Attention)}.")
     if wanted in _PACKAGES and not _is_installed(wanted):
         raise ModelError(
             f"attention is {wanted}, but {_PACKAGES[wanted]} is not installed; install it, or set "

@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -20,20 +19,13 @@ from torch import Tensor
 
 from generator.errors import ModelError
 from generator.models import ModelFolder, folder_digest
+from generator.protocol import Storage
 from generator.tensor_files import TensorFiles
 
 NOTE_NAME = "fp8.json"
 SHARD_BYTES = 4 * 2**30
 _BLOCK = re.compile(r"(?:single_)?transformer_blocks\.\d+\.")
 _MODULATION = re.compile(r"\.norm\w*\.linear\.weight$")
-
-
-class Storage(StrEnum):
-    """In how many bits the transformer's blocks are held."""
-
-    NATIVE = "native"
-    FP8 = "fp8"  # all matrices of the blocks: 12.3 GiB
-    FP8_KEEP_NORMS = "fp8-keep-norms"  # but the AdaLN ones, as diffusers' own patterns: 15.5 GiB
 
 
 def is_fp8(name: str, shape: tuple[int, ...], storage: Storage) -> bool:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 from generator.assembly import spread
 from generator.errors import OutOfMemoryError
-from generator.fp8 import Storage, is_fp8
+from generator.fp8 import is_fp8
 from generator.machine import GIB, Machine, vram_users
 from generator.models import ModelFolder
+from generator.protocol import Mode, Storage
 from generator.tensor_files import TensorFiles
 
 BESIDE_TRANSFORMER = ("text_encoder", "text_encoder_2", "image_encoder", "vae")
@@ -35,16 +35,6 @@ RAM_SHARE_BESIDE_SLOW_DISK = 0.9
 LEAST_RAM_BYTES = int(2.1 * GIB)  # beside two buffers: Python 0.8, decoded frames 1.0, ffmpeg 0.3
 REAL_RESOLUTION, LEAST_RESOLUTION = 640, 256  # what the figures above are for, what is of use
 WORTH_PINNING = 2 * GIB
-
-
-class Mode(StrEnum):
-    """Where the transformer's weights lie while it samples."""
-
-    AUTO = "auto"
-    RESIDENT = "resident"  # every part stays on the GPU
-    SWAP = "swap"  # the transformer on the GPU, other parts come and go
-    STREAM = "stream"  # its blocks pass through the GPU, from pinned RAM as far as there is room
-    DISK = "disk"  # its blocks pass through the GPU, all of them from their files
 
 
 STREAMED = (Mode.STREAM, Mode.DISK)

@@ -21,14 +21,14 @@ import torch
 from torch import nn
 
 from generator.assembly import BLOCK_LISTS, Assembled, Recipe, assemble, blocks_of
-from generator.attention import AUTO, attention, choose_attention, refuse_math
+from generator.attention import attention, choose_attention, refuse_math
 from generator.block_sources import BlockSource
 from generator.causal_convolution import quicken
 from generator.compiling import compile_blocks, refuse_without_compiler
 from generator.devices import CudaDevice, Device, HostDevice
 from generator.errors import InputError, OutOfMemoryError
 from generator.fallback import Sacrifice
-from generator.fp8 import Storage, refuse_without_fp8
+from generator.fp8 import refuse_without_fp8
 from generator.machine import GIB, Machine, driver_problem, measure
 from generator.models import ModelFolder
 from generator.modes import (
@@ -37,7 +37,6 @@ from generator.modes import (
     TILED_DECODING_BYTES,
     WHOLE_DECODING_BYTES,
     Choice,
-    Mode,
     Needs,
     below,
     choose,
@@ -45,10 +44,10 @@ from generator.modes import (
     needs_of,
     refuse_too_small,
 )
-from generator.protocol import Variant
+from generator.protocol import Attention, Mode, Storage, Variant
 from generator.read_ahead import AFTER, ReadAhead
 
-__all__ = ["Mode", "Placement", "choose_device"]
+__all__ = ["Placement", "choose_device"]
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class Placement:
         mode: Mode = Mode.AUTO,
         preserve_vram_gib: float = 0.0,
         storage: Storage = Storage.NATIVE,
-        attention_backend: str = AUTO,
+        attention_backend: str = Attention.AUTO,
         compiled: bool = False,
     ):
         self.model = model

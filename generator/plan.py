@@ -21,18 +21,17 @@ from torch import nn
 from generator.assembly import spread
 from generator.counting import Count, Fake
 from generator.encoders import Size, bucket_size
-from generator.fp8 import Storage, is_fp8
+from generator.fp8 import is_fp8
 from generator.machine import Machine
 from generator.modes import (
     BESIDE_TRANSFORMER,
     Choice,
-    Mode,
     Needs,
     choose,
     count_needs,
     transformer_width,
 )
-from generator.protocol import JobRequest
+from generator.protocol import JobRequest, Mode, Storage
 from generator.sections import section_count
 
 REAL_MODEL = Path(__file__).parent / "real_model"

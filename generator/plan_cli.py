@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from generator.protocol import JobRequest, job_request, limits
+from generator.protocol import JobRequest, Mode, Storage, job_request, limits
 
 GIB = 2**30
 
@@ -28,10 +28,8 @@ def add_plan_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--true-cfg-scale", type=float, default=1.0, help=f"{low:g} to {high:g}; 1 is off"
     )
-    parser.add_argument(
-        "--placement", default="auto", choices=["auto", "resident", "swap", "stream", "disk"]
-    )
-    parser.add_argument("--storage", default="native", choices=["native", "fp8", "fp8-keep-norms"])
+    parser.add_argument("--placement", default="auto", choices=[str(m) for m in Mode])
+    parser.add_argument("--storage", default="native", choices=[str(s) for s in Storage])
     parser.add_argument("--model", type=Path, help="a model folder; FramePack's own without it")
     parser.add_argument(
         "--tflops", type=float, default=140.0, help="what the GPU does; default a 4090's 140"
@@ -57,9 +55,7 @@ def show_plan(arguments: argparse.Namespace) -> int:
     )
     # Torch's fake mode warns about internals that are nobody's business here.
     logging.getLogger("torch").setLevel(logging.ERROR)
-    from generator.fp8 import Storage
     from generator.machine import Machine
-    from generator.modes import Mode
     from generator.plan import Speeds, make_plan
 
     vram = int(arguments.vram * GIB)

@@ -54,6 +54,34 @@ class Resampling(StrEnum):
     BLEND = "blend"
 
 
+class Mode(StrEnum):
+    """Where the transformer's weights lie while it samples."""
+
+    AUTO = "auto"  # the machine is measured
+    RESIDENT = "resident"  # every part stays on the GPU
+    SWAP = "swap"  # the transformer on the GPU, other parts come and go
+    STREAM = "stream"  # its blocks pass through the GPU, from pinned RAM as far as there is room
+    DISK = "disk"  # its blocks pass through the GPU, all of them from their files
+
+
+class Storage(StrEnum):
+    """In how many bits the transformer's blocks are held."""
+
+    NATIVE = "native"
+    FP8 = "fp8"  # all matrices of the blocks: 12.3 GiB
+    FP8_KEEP_NORMS = "fp8-keep-norms"  # but the AdaLN ones, as diffusers' own patterns: 15.5 GiB
+
+
+class Attention(StrEnum):
+    """Which attention kernel the transformer uses."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    FLASH = "flash"
+    XFORMERS = "xformers"
+    SAGE = "sage"
+
+
 Prompt = Annotated[str, Meta(min_length=1, max_length=2000)]
 
 

@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 
 from generator.conditions import EncodingCache
-from generator.fp8 import Storage
 from generator.machine import give_back_freed_memory
 from generator.models import open_model
-from generator.placement import Mode, Placement
+from generator.placement import Placement
 from generator.progress import Pace
+from generator.protocol import Mode, Storage
 from generator.resume import EVERY_S
 
 

@@ -24,11 +24,10 @@ import numpy as np
 from PIL import Image
 
 from generator.encoders import bucket_size, cover_crop
-from generator.fp8 import Storage
 from generator.models import open_model
 from generator.pipeline import generate
-from generator.placement import Mode, Placement
-from generator.protocol import Finished, Progress, Stage, Variant, job_request
+from generator.placement import Placement
+from generator.protocol import Finished, Mode, Progress, Stage, Storage, Variant, job_request
 from generator.workshop import Workshop
 from training.captions import PANS, TEST_SUBJECTS, TOLD, ZOOMS, Motion, caption
 from training.scores import Score, score

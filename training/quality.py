@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from generator.fp8 import Storage
-from generator.protocol import Stage, StepCacheKind
+from generator.protocol import Stage, StepCacheKind, Storage
 from training.captions import Motion
 from training.evaluate import Studio, photos
 from training.scores import Score, psnr

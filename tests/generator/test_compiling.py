@@ -21,10 +21,9 @@ from generator.assembly import Recipe, assemble
 from generator.compiling import refuse_without_compiler
 from generator.devices import HostDevice
 from generator.errors import ModelError
-from generator.fp8 import Storage
 from generator.models import ModelFolder
-from generator.placement import Mode, Placement
-from generator.protocol import StepCacheKind
+from generator.placement import Placement
+from generator.protocol import Mode, StepCacheKind, Storage
 from generator.workshop import Workshop
 
 CPU = torch.device("cpu")

@@ -20,12 +20,11 @@ from generator import placement as placement_module
 from generator.attention import choose_attention
 from generator.devices import HostDevice
 from generator.errors import InputError, ModelError, OutOfMemoryError
-from generator.fp8 import Storage
 from generator.machine import GIB, Machine, free_ram
 from generator.models import ModelFolder
-from generator.modes import Mode, Needs, choose, needs_of, resident_blocks, waiting_blocks
+from generator.modes import Needs, choose, needs_of, resident_blocks, waiting_blocks
 from generator.placement import Placement
-from generator.protocol import JobRequest, StepCacheKind, Variant
+from generator.protocol import JobRequest, Mode, StepCacheKind, Storage, Variant
 from generator.workshop import Workshop
 
 MIB = 2**20

@@ -15,9 +15,8 @@ from torch import nn
 
 from generator.__main__ import main
 from generator.counting import Count, Fake
-from generator.fp8 import Storage
 from generator.machine import GIB, Machine
-from generator.modes import Choice, Mode, Needs, choose, count_needs
+from generator.modes import Choice, Needs, choose, count_needs
 from generator.plan import (
     Counts,
     Speeds,
@@ -27,6 +26,7 @@ from generator.plan import (
     simulate,
     transformer_inputs,
 )
+from generator.protocol import Mode, Storage
 
 SIZE = (608, 640)
 MACHINE = Machine(ram_free=32 * GIB, ram_limit="a test", vram_free=8 * GIB, vram_total=8 * GIB)

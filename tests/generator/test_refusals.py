@@ -15,11 +15,12 @@ from generator import attention, fp8, modes
 from generator import machine as machine_module
 from generator.attention import choose_attention, refuse_math
 from generator.errors import InputError, ModelError, OutOfMemoryError
-from generator.fp8 import Storage, refuse_without_fp8
+from generator.fp8 import refuse_without_fp8
 from generator.machine import GIB, Machine, driver_problem, read_speed, vram_users
 from generator.models import ModelFolder
-from generator.modes import Mode, choose, refuse_too_small
+from generator.modes import choose, refuse_too_small
 from generator.placement import Placement, choose_device
+from generator.protocol import Mode, Storage
 
 GPU = torch.device("cuda:0")
 

@@ -17,8 +17,9 @@ from generator.assembly import Recipe, assemble, spread
 from generator.block_sources import BlockSource, lay_out
 from generator.devices import HostDevice
 from generator.errors import ModelError
-from generator.fp8 import Storage, convert, converted_folder, is_fp8
+from generator.fp8 import convert, converted_folder, is_fp8
 from generator.models import ModelFolder
+from generator.protocol import Storage
 from generator.streaming import BlockStream, cast_on_use
 from generator.tensor_files import TensorFiles, read_header
 
