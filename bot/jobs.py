@@ -30,7 +30,6 @@ from bot.views import (
     small_print,
 )
 from bot.words import STATES
-from generator.protocol import Variant
 from storage.jobs import Delivery, Job, JobState, UnknownJob, WrongState, utc_now
 
 log = logging.getLogger(__name__)
@@ -80,9 +79,8 @@ def has_something_to_send(job: Job) -> bool:
 
 
 def _question(job: Job) -> str:
-    grows_backward = job.request.variant is Variant.I2V
     return say(
-        Text.FINISH_END if grows_backward else Text.FINISH_BEGINNING,
+        Text.FINISH_END if job.request.variant.grows_backward else Text.FINISH_BEGINNING,
         job_id=job.id,
         made=job.sections_made,
         sections=job.sections,

@@ -17,7 +17,7 @@ import msgspec
 from bot.buttons import Action
 from bot.texts import Text, say
 from bot.words import FAILURES, STAGES, STATES
-from generator.protocol import ErrorKind, Progress, StepCacheKind, Variant
+from generator.protocol import ErrorKind, Progress, StepCacheKind
 from storage.jobs import Delivery, Job, JobState
 
 BAR_CELLS = 20
@@ -147,9 +147,8 @@ def part_sentence(job: Job) -> str:
     """What part of the video a finished job has; "" of the whole."""
     if job.share_made >= 1:
         return ""
-    grows_backward = job.request.variant is Variant.I2V
     return say(
-        Text.PART_END if grows_backward else Text.PART_BEGINNING,
+        Text.PART_END if job.request.variant.grows_backward else Text.PART_BEGINNING,
         made=job.sections_made,
         sections=job.sections,
         seconds=job.request.seconds * job.share_made,

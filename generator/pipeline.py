@@ -28,7 +28,7 @@ from generator.fallback import Sacrifice
 from generator.placement import Placement
 from generator.preview import Previews
 from generator.progress import Tracker
-from generator.protocol import Finished, JobRequest, Progress, Stage, Variant
+from generator.protocol import Finished, JobRequest, Progress, Stage
 from generator.record import describe_result, write_record
 from generator.resume import SavedWork, rewrite_digest, work_digest
 from generator.sampler import UniPC, flow_shift, make_sigmas
@@ -57,7 +57,7 @@ class _Run:
     @property
     def from_start(self) -> bool:
         """Whether the video begins at the picture. I2V samples that part last."""
-        return self.sections == self.planned or self.request.variant is Variant.F1
+        return self.sections == self.planned or not self.request.variant.grows_backward
 
 
 def generate(

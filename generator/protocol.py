@@ -28,6 +28,11 @@ class Variant(StrEnum):
     I2V = "i2v"
     F1 = "f1"
 
+    @property
+    def grows_backward(self) -> bool:
+        """Whether the sections that are made first are the video's end."""
+        return self is Variant.I2V
+
 
 class Shape(StrEnum):
     """The video's sides: nearest to the picture's, or as named, with the picture cut to it."""

@@ -1,9 +1,9 @@
 """FramePack's sections: how many, in what order, and what each one sees of the video so far.
 
 Decides: the section plan, the index layout, what the history holds. Both variants are one code
-path over the data in `LAYOUTS`: which end of the video grows, in which order the context lies on
-the time axis, and whether the start latent is the first piece of history. Refuses to know: models,
-noise, pixels. Source: FramePack (arXiv:2504.12626) and its reference code, Apache-2.0.
+path over data: which end of the video grows (`Variant`), in which order the context lies on the
+time axis and whether the start latent is the first piece of history (`LAYOUTS`). Refuses to know:
+models, noise, pixels. Source: FramePack (arXiv:2504.12626) and its reference code, Apache-2.0.
 
 A latent is a tensor (1, C, T, H, W) in float32 on the CPU, H and W in latent pixels (8 px each),
 T in latent frames (4 video frames each, the first one 1).
@@ -30,19 +30,16 @@ class Layout:
     """What tells the variants apart."""
 
     time_axis: tuple[str, ...]
-    grows_backward: bool
     start_in_history: bool
 
 
 LAYOUTS = {
     Variant.I2V: Layout(
         time_axis=("start", "blank", "window", "1x", "2x", "4x"),
-        grows_backward=True,
         start_in_history=False,
     ),
     Variant.F1: Layout(
         time_axis=("start", "4x", "2x", "1x", "window"),
-        grows_backward=False,
         start_in_history=True,
     ),
 }
@@ -64,7 +61,7 @@ def section_plan(variant: Variant, sections: int) -> tuple[int, ...]:
     I2V counts down to 0; beyond four sections the middle ones all claim a distance of two, because
     the model was not trained on larger ones. F1 has no padding.
     """
-    if LAYOUTS[variant].grows_backward:
+    if variant.grows_backward:
         if sections > 4:
             return (3, *[2] * (sections - 3), 1, 0)
         return tuple(range(sections - 1, -1, -1))
@@ -117,7 +114,7 @@ class History:
     def context(self, padding: int) -> Context:
         """What the next section sees. Shapes: see `Context`; float32 on the CPU."""
         near = self._outward()
-        if not self._layout.grows_backward:
+        if not self.variant.grows_backward:
             near = near.flip(2)
         parts = [part for part in self._layout.time_axis if part in CONTEXT_SIZES]
         sizes = [CONTEXT_SIZES[part] for part in parts]
@@ -149,7 +146,7 @@ class History:
         """
         start, *sections = self._in_time_order()
         groups: list[tuple[Tensor, ...]] = [*pairwise(sections)]
-        if self._layout.grows_backward:
+        if self.variant.grows_backward:
             groups.append((sections[-1],))
             if from_start:
                 groups[0] = (start, *groups[0])
@@ -163,7 +160,7 @@ class History:
         return torch.cat(self._in_time_order(), dim=2)
 
     def _in_time_order(self) -> list[Tensor]:
-        pieces = self._pieces[::-1] if self._layout.grows_backward else self._pieces
+        pieces = self._pieces[::-1] if self.variant.grows_backward else self._pieces
         return pieces if self._layout.start_in_history else [self._start, *pieces]
 
     def _outward(self) -> Tensor:
@@ -179,7 +176,7 @@ class History:
         frames: list[Tensor] = []
         for piece in reversed(self._pieces):
             split = list(piece.split(1, dim=2))
-            frames += split if self._layout.grows_backward else split[::-1]
+            frames += split if self.variant.grows_backward else split[::-1]
             if len(frames) >= CONTEXT_FRAMES:
                 break
         return frames[:CONTEXT_FRAMES]
