@@ -1,6 +1,7 @@
 """Peak memory of a short and of a long video: `python benchmarks/memory_flat.py`.
 
-Each length runs in a process of its own. What a long job may hold more than a short one is its
+Each length runs `--times` times, each in a process of its own; shown is the run of the median own
+peak, for where in a decode the peak falls scatters by a few MiB. What a long job may hold more than a short one is its
 latents, 16 × 4 bytes a latent pixel; everything else must not grow. Compared is the process's own
 (anonymous) memory: peak RSS also counts the libraries' files, as far as they happen to be mapped.
 By default 64 × 64 pixels at one step a section, because decoding 3,601 frames takes the time.
@@ -61,6 +62,7 @@ def run_one(model: Path, seconds: float) -> dict[str, float]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, nargs="+", default=[5.0, 30.0, 120.0])
+    parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "SECONDS"), help="used by itself")
     words = parser.parse_args()
     if words.one:
@@ -72,7 +74,9 @@ def main() -> None:
         model = make_model(Path(folder), heads=2, dual=1, single=1, vae_channels=4)
         shortest = None
         for seconds in words.seconds:
-            found = measured_apart(__file__, model, seconds)
+            runs = [measured_apart(__file__, model, seconds) for _ in range(words.times)]
+            found = sorted(runs, key=lambda run: run["own_mib"])[words.times // 2]
+            scatter = max(r["own_mib"] for r in runs) - min(r["own_mib"] for r in runs)
             bare = found["own_mib"] - found["latent_mib"]
             shortest = bare if shortest is None else shortest
             rows.append(
@@ -81,14 +85,15 @@ def main() -> None:
                     f"{found['frames']:.0f}",
                     f"{found['elapsed_s']:.0f}",
                     f"{found['peak_mib']:.0f}",
-                    f"{found['own_mib']:.0f}",
+                    f"{found['own_mib']:.1f}",
+                    f"{scatter:.1f}",
                     f"{found['latent_mib']:.1f}",
-                    f"{bare:.0f}",
+                    f"{bare:.1f}",
                     f"{bare / shortest:.3f}",
                     f"{found['pixel_mib']:.0f}",
                 ]
             )
-    heads = ["video, s", "frames", "took, s", "peak RSS, MiB", "own peak, MiB"]
+    heads = ["video, s", "frames", "took, s", "peak RSS, MiB", "own peak, MiB", "its scatter"]
     heads += [
         "latents, MiB",
         "own peak − latents, MiB",

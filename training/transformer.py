@@ -24,7 +24,7 @@ from transformers import AutoImageProcessor, SiglipVisionModel
 from generator.encoders import encode_image
 from generator.protocol import Variant
 from generator.sections import Context, History, section_plan
-from training.captions import OPPOSITE, PANS, Motion
+from training.captions import OPPOSITE, PANS, ZOOMS, Motion
 from training.clips import SHARES, WINDOW, Clip, Phrase, Phrases, load_clips, test_clips
 from training.export import fit_preview
 from training.optimizing import Average, Optimizers, curve, load_state, save_state
@@ -53,6 +53,8 @@ SHIFTS = (5.0, 1.5)
 """Half the noise levels lean to structure, half are near those of sampling at 128 px (1.74)."""
 NO_PROMPT_SHARE = 0.05
 STEPS = 3600
+HELD_STILL = ((Motion.STILL, 0.4), (Motion.CALM, 0.3), *((zoom, 0.15) for zoom in ZOOMS))
+"""What a clip that holds still is called: what is outside the grammar, and what is not learned."""
 CUT_SHARE = 0.8
 """How often a larger clip is cut to 12 × 12 latents: they take half the time."""
 
@@ -174,7 +176,7 @@ class Course:
 
     def __init__(self, clips: Path, text: Path):
         self.clips = load_clips(clips)
-        self.phrases = Phrases(text, (*LEARNED, Motion.CALM))
+        self.phrases = Phrases(text, dict.fromkeys([*LEARNED, *dict(HELD_STILL)]))
         self._siglip = SiglipVisionModel.from_pretrained(text / "image_encoder").eval()
         self._extractor = AutoImageProcessor.from_pretrained(text / "feature_extractor")
 
@@ -188,8 +190,9 @@ class Course:
         """The loss of one section drawn by chance."""
         clip = cut(self.clips[rng.integers(len(self.clips))], rng)
         told = clip.motion
-        if told is Motion.STILL and rng.random() < 0.4:
-            told = Motion.CALM  # what is outside the grammar holds still
+        if told is Motion.STILL:
+            names, shares = zip(*HELD_STILL, strict=True)
+            told = names[rng.choice(len(names), p=shares)]
         known = self.phrases.of[told]
         phrase = known[rng.integers(len(known))]
         if rng.random() < NO_PROMPT_SHARE:

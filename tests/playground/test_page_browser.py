@@ -35,9 +35,13 @@ class Stage:
 
     async def until(self, look: Callable[[], object], timeout_s: float = 60) -> None:
         """Wait for something that only the database shows."""
-        async with asyncio.timeout(timeout_s):
-            while not look():  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not look():  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            said = await asyncio.to_thread((self.data.parent / "bot.log").read_text)
+            raise AssertionError(f"{self.jobs()}\nThe bot said:\n{said[-6000:]}") from None
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
