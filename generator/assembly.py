@@ -8,6 +8,7 @@ loaded twice, and none is held in more bytes than its file or its compute dtype 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,44 +98,57 @@ def blocks_of(module: nn.Module, part: str) -> list[Block]:
 
 @torch.inference_mode(mode=False)  # the reading thread writes into what is allocated here
 def assemble(
-    model: ModelFolder, part: str, recipe: Recipe, device: Device, kept: BlockSource | None = None
+    model: ModelFolder,
+    part: str,
+    recipe: Recipe,
+    device: Device,
+    kept: BlockSource | None = None,
+    still_wanted: Callable[[], None] = lambda: None,
 ) -> Assembled:
     """Put the part together. ModelError when its files are not this model's.
 
-    `kept` is what an earlier one of the same recipe left in RAM.
+    `kept` is what an earlier one of the same recipe left in RAM. `still_wanted` is called before
+    each reading and may raise.
     """
     folder = model.path / part
     if recipe.storage is not Storage.NATIVE:
         folder = converted_folder(model, part, recipe.storage) or folder
     files = TensorFiles(folder)
-    module = model.build_empty(part, recipe.dtype)
-    _check_shapes(module, files, folder)
-    blocks = blocks_of(module, part)
-    resident = spread(len(blocks), len(blocks) if recipe.resident is None else recipe.resident)
-    holding = _holding(recipe, files)
-    layouts = {
-        i: lay_out(_streamed_names(block), files, holding)
-        for i, block in enumerate(blocks)
-        if i not in resident
-    }
-    if part == "text_encoder" and recipe.resident is not None:
-        _look_up_in_files(module, files, recipe)
-    streamed = {one.source for layout in layouts.values() for one in layout.fields}
-    _fill(module, files, recipe, streamed, [block.prefix for block in blocks])
-    for block in blocks:
-        held = {name: holding(block.prefix + name) for name, _ in block.module.named_parameters()}
-        cast_on_use(block.module, recipe.dtype, held)
-    if recipe.compiled:  # innermost: what a stream or a step cache does around it stays as it is
-        compile_blocks(block.module for block in blocks)
-    source, stream = None, None
-    if layouts:
-        in_ram = layouts.keys() if recipe.in_ram is None else layouts.keys() & recipe.in_ram
-        source = kept or BlockSource(layouts, files, device, in_ram)
-        source.files = files
-        stream = BlockStream([block.module for block in blocks], source, device)
-    else:
-        files.close()  # nothing is read from now on
-    return Assembled(module.eval().requires_grad_(False), files, source, stream)
+    with ExitStack() as undo:
+        undo.callback(files.close)
+        module = model.build_empty(part, recipe.dtype)
+        _check_shapes(module, files, folder)
+        blocks = blocks_of(module, part)
+        resident = spread(len(blocks), len(blocks) if recipe.resident is None else recipe.resident)
+        holding = _holding(recipe, files)
+        layouts = {
+            i: lay_out(_streamed_names(block), files, holding)
+            for i, block in enumerate(blocks)
+            if i not in resident
+        }
+        if part == "text_encoder" and recipe.resident is not None:
+            _look_up_in_files(module, files, recipe)
+        streamed = {one.source for layout in layouts.values() for one in layout.fields}
+        _fill(module, files, recipe, streamed, [block.prefix for block in blocks], still_wanted)
+        for block in blocks:
+            held = {
+                name: holding(block.prefix + name) for name, _ in block.module.named_parameters()
+            }
+            cast_on_use(block.module, recipe.dtype, held)
+        if (
+            recipe.compiled
+        ):  # innermost: what a stream or a step cache does around it stays as it is
+            compile_blocks(block.module for block in blocks)
+        source, stream = None, None
+        if layouts:
+            in_ram = layouts.keys() if recipe.in_ram is None else layouts.keys() & recipe.in_ram
+            source = kept or BlockSource(layouts, files, device, in_ram, still_wanted)
+            source.files = files
+            stream = BlockStream([block.module for block in blocks], source, device)
+        else:
+            files.close()  # nothing is read from now on
+        undo.pop_all()
+        return Assembled(module.eval().requires_grad_(False), files, source, stream)
 
 
 def spread(count: int, wanted: int) -> Collection[int]:
@@ -166,12 +180,14 @@ def _fill(
     recipe: Recipe,
     streamed: Collection[str],
     prefixes: list[str],
+    still_wanted: Callable[[], None],
 ) -> None:
     """Read every parameter that is not streamed to the device, and move the buffers there."""
     holding = _holding(recipe, files)
     for name, parameter in list(module.named_parameters()):
         if name in streamed or not parameter.is_meta:
             continue
+        still_wanted()
         in_block = name.startswith(tuple(prefixes))
         # The output layer computes in float32, with weights of the model's own dtype.
         value = files.read(name).to(holding(name) if in_block else recipe.dtype)

@@ -94,18 +94,25 @@ class BlockSource:
         files: TensorFiles,
         device: Device,
         in_ram: Collection[int],
+        still_wanted: Callable[[], None] = lambda: None,
     ):
+        """`still_wanted` is called before each of `in_ram` is read; raising, it leaves none."""
         self.layouts, self.files = layouts, files
         self._held: dict[int, Tensor] = {}
         self._unpin: list[Callable[[], None]] = []
-        for index in sorted(in_ram):
-            buffer = torch.empty(layouts[index].nbytes, dtype=torch.uint8)
-            read_block(layouts[index], files, buffer)
-            self._unpin.append(device.pin(buffer))
-            self._held[index] = buffer
+        self._staging, self._clock = list[_Staging](), 0
+        try:
+            for index in sorted(in_ram):
+                still_wanted()
+                buffer = torch.empty(layouts[index].nbytes, dtype=torch.uint8)
+                read_block(layouts[index], files, buffer)
+                self._unpin.append(device.pin(buffer))
+                self._held[index] = buffer
+        except BaseException:
+            self.close()
+            raise
         self.read_each_time = [index for index in sorted(layouts) if index not in self._held]
         largest = max((layouts[index].nbytes for index in self.read_each_time), default=0)
-        self._staging, self._clock = list[_Staging](), 0
         for _ in range(2 if device.staged and largest else 0):
             buffer = torch.empty(largest, dtype=torch.uint8)
             self._staging.append(_Staging(buffer=buffer, unpin=device.pin(buffer)))

@@ -1,7 +1,8 @@
-"""What a block stream needs of a device: memory, copies, and marks that order them.
+"""Which device and dtype are meant, and what a block stream needs of a device.
 
-Decides: how that is done on CUDA, and on a CPU where everything is done when it returns. Refuses to
-know: what is copied. Tests put a recording device here.
+Decides: how memory, copies, and marks that order them are had on CUDA, and on a CPU where
+everything is done when it returns. Refuses to know: what is copied. Tests put a recording device
+here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from generator.errors import InputError
+from generator.machine import driver_problem
 
 log = logging.getLogger(__name__)
 
@@ -104,3 +108,35 @@ class CudaDevice:
 
     def settle(self, copy: Any) -> None:
         copy.synchronize()
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The torch device for `auto`, `cpu`, `cuda` or `cuda:N`. InputError when it is not there."""
+    if wanted != "cpu" and (problem := driver_problem()) is not None:
+        raise InputError(f"device is {wanted!r}, but {problem}, or set device = cpu.")
+    if wanted == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise InputError(f"device is {wanted!r}; it must be auto, cpu, cuda or cuda:N.") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise InputError(f"device is {wanted!r}; it must be auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device is {wanted!r}, but this torch ({torch.__version__}) sees no NVIDIA GPU; "
+            "install a CUDA build of torch, or choose device = cpu."
+        )
+    return torch.device("cuda:0") if wanted == "cuda" else device
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_dtype(wanted: str, device: torch.device, on_gpu: torch.dtype) -> torch.dtype:
+    """The torch dtype for `auto` or a name: float32 on a CPU, `on_gpu` elsewhere. InputError."""
+    if wanted == "auto":
+        return torch.float32 if device.type == "cpu" else on_gpu
+    if wanted not in DTYPES:
+        raise InputError(f"dtype is {wanted!r}; it must be auto or one of {', '.join(DTYPES)}.")
+    return DTYPES[wanted]

@@ -10,54 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from generator import encoders, fallback, video
-from generator.conditions import ConditionEncoder, Conditions, pictures_of
+from generator import encoders, video
+from generator.conditions import ConditionEncoder, Conditions
 from generator.denoiser import Denoiser
-from generator.errors import DiskError, GeneratorError, InputError, ModelError
-from generator.fallback import Sacrifice
-from generator.placement import Placement
+from generator.errors import GeneratorError, ModelError
 from generator.preview import Previews
-from generator.progress import Tracker
 from generator.protocol import Finished, JobRequest, Progress, Stage
-from generator.record import describe_result, write_record
-from generator.resume import SavedWork, rewrite_digest, work_digest
+from generator.record import write_record
+from generator.run import Run, refuse_nonsense, save_latents, start_run
 from generator.sampler import UniPC, flow_shift, make_sigmas
-from generator.sections import History, frame_count, section_count, section_plan
+from generator.sections import History, frame_count, section_plan
 from generator.step_cache import step_cache
 from generator.workshop import Workshop
-
-VAE_STRIDE = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """One job at work: what is wanted, what is kept of it, who follows it."""
-
-    request: JobRequest
-    folder: Path
-    placement: Placement
-    size: encoders.Size
-    saved: SavedWork
-    track: Tracker
-    planned: int
-    """Sections of the whole video."""
-    sections: int
-    """Those that are made: fewer when only the finished ones are wanted."""
-
-    @property
-    def from_start(self) -> bool:
-        """Whether the video begins at the picture. I2V samples that part last."""
-        return self.sections == self.planned or not self.request.variant.grows_backward
 
 
 def generate(
@@ -77,67 +47,26 @@ def generate(
     the sections that `folder` holds, and says so in its record. Raises GeneratorError.
     """
     video.find_ffmpeg()  # not only after an hour of sampling
-    workshop.placement.give_up(fallback.given_up_by(folder))
-    request, record = _described(request, folder, workshop.placement)
-    run = _start(job_id, request, folder, workshop, record, only_finished)
-    if run.sections < run.planned:
-        part = "beginning" if run.from_start else "end"
-        record["made"] = {"sections": run.sections, "of": run.planned, "part": part}
-    path = folder / f"framepack-{job_id}.mp4"
-
+    run = start_run(job_id, request, folder, workshop, only_finished=only_finished)
     encoder = ConditionEncoder(run.placement, workshop.cache)
-    conditions = yield from encoder.encode(request, folder, run.size, run.track)
+    conditions = yield from encoder.encode(run.request, folder, run.size, run.track)
     sample = _finished_sections if only_finished else _sample
     history = yield from sample(run, conditions)
     if latents_out is not None:
-        _save_latents(history, run.saved.computed_steps, latents_out)
-    writer = video.Mp4Writer(path, run.size, request.fps, request.crf, record)
-    try:
-        yield from _decode(run, history, writer)
-        steps = run.saved.computed_steps
-        write_record(path.with_suffix(".json"), record, run.track.stage_s, steps)
-    except GeneratorError:
-        path.unlink(missing_ok=True)
-        raise
-    finally:
-        writer.abort()
-    run.saved.discard(after=path)
-    yield Finished(
-        job_id=job_id,
-        video=path.name,
-        frames=writer.frames,
-        width=run.size[1],
-        height=run.size[0],
-        fps=request.fps,
-        size_bytes=path.stat().st_size,
-        elapsed_s=run.track.elapsed_s,
-        stage_s=run.track.stage_s,
-        sections_made=run.sections,
-        sections=run.planned,
-        given_up=tuple(map(str, workshop.placement.given_up)),
-    )
+        save_latents(history, run.saved.computed_steps, latents_out)
+    frames = yield from _write_video(run, history)
+    run.saved.discard(after=run.path)
+    yield run.finished(frames)
 
 
-def give_up(sacrifice: Sacrifice, request: JobRequest, folder: Path, workshop: Workshop) -> None:
-    """Let the job of this folder go on with less; its finished steps are kept, under the digest
-    that the rest will have. OSError when that can not be written."""
-    placement = workshop.placement
-    before = work_digest(_described(request, folder, placement)[1])
-    given_up = (*placement.given_up, sacrifice)
-    placement.give_up(given_up)
-    after = work_digest(_described(request, folder, placement)[1])
-    fallback.note(folder, given_up)
-    rewrite_digest(folder, before, after)
-
-
-def _history(run: _Run, conditions: Conditions) -> History:
+def _history(run: Run, conditions: Conditions) -> History:
     request, start = run.request, conditions.start
     references, end = conditions.references, conditions.end
     window = request.latent_window_size
     return History(request.variant, window, start, references=references, end=end)
 
 
-def _finished_sections(run: _Run, conditions: Conditions) -> Generator[Progress, None, History]:
+def _finished_sections(run: Run, conditions: Conditions) -> Generator[Progress, None, History]:
     """The sections that are there; no transformer is loaded for them."""
     history = _history(run, conditions)
     run.track.go_on(run.sections * run.request.steps)
@@ -149,13 +78,14 @@ def _finished_sections(run: _Run, conditions: Conditions) -> Generator[Progress,
     return history
 
 
-def _sample(run: _Run, conditions: Conditions) -> Generator[Progress, None, History]:
+def _sample(run: Run, conditions: Conditions) -> Generator[Progress, None, History]:
     """The section loop: noise becomes latents, one section after another."""
     request, placement, saved, track = run.request, run.placement, run.saved, run.track
     start, window = conditions.start, request.latent_window_size
     history = _history(run, conditions)
     draw = torch.Generator("cpu").manual_seed(request.seed)
-    previews = Previews(run.folder, video.preview_map(placement.model.read_json("preview.json")))
+    colours = video.preview_map(placement.model.read_json("preview.json"))
+    previews = Previews(run.path.parent, colours)
     mag_ratios = placement.model.read_json("mag_ratios.json")
 
     yield track.enter(Stage.LOADING)
@@ -181,7 +111,7 @@ def _sample(run: _Run, conditions: Conditions) -> Generator[Progress, None, Hist
 
 
 def _section(
-    run: _Run, number: int, noise: Tensor, denoise: Denoiser, previews: Previews
+    run: Run, number: int, noise: Tensor, denoise: Denoiser, previews: Previews
 ) -> Generator[Progress, None, Tensor]:
     """The step loop: from noise to the latents of one section, or from where a crash left it."""
     request, saved, cache = run.request, run.saved, denoise.cache
@@ -199,11 +129,26 @@ def _section(
             saved.keep_if_due(number, solver, cache)
             preview = previews.show(x0, at_once=solver.step == solver.steps)
             yield run.track.stepped(number, solver.step, preview)
-    _refuse_nonsense(finite, number, run)
+    refuse_nonsense(finite, number, run)
     return solver.predictions[0].cpu()
 
 
-def _decode(run: _Run, history: History, writer: video.Mp4Writer) -> Iterator[Progress]:
+def _write_video(run: Run, history: History) -> Generator[Progress, None, int]:
+    """Everything sampled becomes the MP4 and its record, or neither; returns how many frames."""
+    writer = video.Mp4Writer(run.path, run.size, run.request.fps, run.request.crf, run.record)
+    try:
+        yield from _decode(run, history, writer)
+        steps = run.saved.computed_steps
+        write_record(run.path.with_suffix(".json"), run.record, run.track.stage_s, steps)
+    except GeneratorError:
+        run.path.unlink(missing_ok=True)
+        raise
+    finally:
+        writer.abort()
+    return writer.frames
+
+
+def _decode(run: Run, history: History, writer: video.Mp4Writer) -> Iterator[Progress]:
     """Chunk after chunk becomes pixels, fades into its successor and goes to the encoder."""
     request, sections = run.request, run.sections
     count = frame_count(sections, request.latent_window_size, from_start=run.from_start)
@@ -220,7 +165,7 @@ def _decode(run: _Run, history: History, writer: video.Mp4Writer) -> Iterator[Pr
     writer.close()
 
 
-def _chunks(run: _Run, history: History, vae: Any) -> Iterator[Tensor]:
+def _chunks(run: Run, history: History, vae: Any) -> Iterator[Tensor]:
     """The pixels of one chunk after another, in time order."""
     for number, latents in enumerate(history.chunks(from_start=run.from_start), start=1):
         pixels = encoders.decode_latents(vae, latents)
@@ -233,78 +178,6 @@ def _chunks(run: _Run, history: History, vae: Any) -> Iterator[Tensor]:
         yield pixels
 
 
-def _described(
-    request: JobRequest, folder: Path, placement: Placement
-) -> tuple[JobRequest, dict[str, Any]]:
-    """The request with the model's own resolution where it names none, and the result's record."""
-    resolution = request.resolution or placement.model.resolution()
-    request = msgspec.structs.replace(request, resolution=resolution)
-    pictures = {name: folder / name for name in pictures_of(request)}
-    return request, describe_result(request, pictures, placement)
-
-
-def _start(
-    job_id: str,
-    request: JobRequest,
-    folder: Path,
-    workshop: Workshop,
-    record: dict[str, Any],
-    only_finished: bool,
-) -> _Run:
-    size = encoders.video_size(folder / request.image, request.shape, request.resolution or 0)
-    window = request.latent_window_size
-    saved = SavedWork(folder, work_digest(record), every_s=workshop.resume_every_s)
-    sections = planned = section_count(request.seconds, window)
-    if only_finished:
-        sections = min(saved.finished, planned)
-    if sections == 0:
-        raise InputError(
-            f"None of the {planned} sections of this video is finished, so there is nothing to "
-            "send; start it again, and wait until it shows section 2."
-        )
-    track = Tracker(
-        job_id,
-        sections=sections,
-        steps=request.steps,
-        chunk_pixels=2 * window * size[0] * size[1] // VAE_STRIDE**2,
-        pace=workshop.pace,
-    )
-    return _Run(
-        request=request,
-        folder=folder,
-        placement=workshop.placement,
-        size=size,
-        saved=saved,
-        track=track,
-        planned=planned,
-        sections=sections,
-    )
-
-
 def _window_shape(start: Tensor, window: int) -> tuple[int, ...]:
     batch, channels, _, height, width = start.shape
     return batch, channels, window, height, width
-
-
-def _refuse_nonsense(finite: list[Tensor], section: int, run: _Run) -> None:
-    """One wait for the GPU a section finds the first step whose result is NaN or Inf."""
-    good = torch.stack(finite).tolist() if finite else []
-    if not all(good):
-        run.saved.discard()
-        steps = run.request.steps
-        step = steps - len(good) + good.index(False) + 1
-        raise ModelError(
-            f"The model computed NaN or Inf in section {section} of {run.sections} at step {step} "
-            f"of {steps}: its weights are damaged, or the dtype is too narrow for them (float16 "
-            "overflows where bfloat16 and float32 do not)."
-        )
-
-
-def _save_latents(history: History, computed_steps: list[list[int]], path: Path) -> None:
-    tensors: dict[str, Any] = {"latents": history.latents().contiguous()}
-    for number, steps in enumerate(computed_steps):
-        tensors[f"computed_steps_{number:02d}"] = torch.tensor(steps)
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        raise DiskError(f"The latents could not be written to {path}: {error}.") from None

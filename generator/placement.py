@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -25,11 +25,11 @@ from generator.attention import attention, choose_attention, refuse_math
 from generator.block_sources import BlockSource
 from generator.causal_convolution import quicken
 from generator.compiling import compile_blocks, refuse_without_compiler
-from generator.devices import CudaDevice, Device, HostDevice
-from generator.errors import InputError, OutOfMemoryError
+from generator.devices import CudaDevice, Device, HostDevice, choose_device, choose_dtype
+from generator.errors import OutOfMemoryError
 from generator.fallback import Sacrifice
 from generator.fp8 import refuse_without_fp8
-from generator.machine import GIB, Machine, driver_problem, measure
+from generator.machine import GIB, Machine, measure
 from generator.models import ModelFolder
 from generator.modes import (
     SAMPLING_BYTES,
@@ -46,8 +46,7 @@ from generator.modes import (
 )
 from generator.protocol import Attention, Mode, Storage, Variant
 from generator.read_ahead import AFTER, ReadAhead
-
-__all__ = ["Placement", "choose_device"]
+from generator.stopping import asking
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +76,11 @@ class Placement:
     ):
         self.model = model
         self.device = choose_device(device)
-        self.transformer_dtype = _choose_dtype(dtype, self.device, torch.bfloat16)
-        self.encoder_dtype = _choose_dtype(dtype, self.device, torch.float16)
+        self.transformer_dtype = choose_dtype(dtype, self.device, torch.bfloat16)
+        self.encoder_dtype = choose_dtype(dtype, self.device, torch.float16)
         self.preserve_vram_gib, self._storage = preserve_vram_gib, storage
+        self.still_wanted: Callable[[], None] = _always
+        """Called before each layer computes and each tensor is read; what it raises ends that."""
         self.given_up: tuple[Sacrifice, ...] = ()
         """What the job at work gave up for room; it changes values."""
         self.short_of: str | None = None
@@ -156,6 +157,7 @@ class Placement:
             with ExitStack() as stack:
                 module = self._loaded(name)
                 self._read_ahead(name, variant)
+                stack.enter_context(asking(module, self.still_wanted))
                 if part == TRANSFORMER:
                     stack.enter_context(attention(module, self.attention, self.device))
                 yield module
@@ -237,7 +239,13 @@ class Placement:
             if self.device.type == "cuda":
                 device = CudaDevice(self.device)
             kept = self._waiting.pop(name, None)
-            made = assemble(self.model, name, self._recipe(name), device, kept)
+            try:
+                recipe = self._recipe(name)
+                made = assemble(self.model, name, recipe, device, kept, self.still_wanted)
+            except BaseException:
+                if kept is not None:
+                    self._waiting[name] = kept
+                raise
             self._assembled[name], self._modules[name] = made, made.module
             return made.module
         module = self.model.load(name, self.dtype_of(name)).to(self.device)
@@ -362,32 +370,5 @@ class Placement:
         return f"The machine ran out of memory at {part} ({self.mode}; {machine}); {advice}."
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The torch device for `auto`, `cpu`, `cuda` or `cuda:N`. InputError when it is not there."""
-    if wanted != "cpu" and (problem := driver_problem()) is not None:
-        raise InputError(f"device is {wanted!r}, but {problem}, or set device = cpu.")
-    if wanted == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        raise InputError(f"device is {wanted!r}; it must be auto, cpu, cuda or cuda:N.") from None
-    if device.type not in {"cpu", "cuda"}:
-        raise InputError(f"device is {wanted!r}; it must be auto, cpu, cuda or cuda:N.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"device is {wanted!r}, but this torch ({torch.__version__}) sees no NVIDIA GPU; "
-            "install a CUDA build of torch, or choose device = cpu."
-        )
-    return torch.device("cuda:0") if wanted == "cuda" else device
-
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def _choose_dtype(wanted: str, device: torch.device, on_gpu: torch.dtype) -> torch.dtype:
-    if wanted == "auto":
-        return torch.float32 if device.type == "cpu" else on_gpu
-    if wanted not in DTYPES:
-        raise InputError(f"dtype is {wanted!r}; it must be auto or one of {', '.join(DTYPES)}.")
-    return DTYPES[wanted]
+def _always() -> None:
+    """Somebody waits."""

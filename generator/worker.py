@@ -210,7 +210,7 @@ def _run(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> Fro
 def _with_sacrifice(message: Generate, workshop: Workshop) -> str | None:
     """Give up what helps and is allowed; returns its name, None when there is nothing."""
     from generator.fallback import next_for
-    from generator.pipeline import give_up
+    from generator.run import give_up
 
     placement = workshop.placement
     sacrifice = next_for(placement.short_of, placement.given_up)
@@ -227,15 +227,23 @@ def _with_sacrifice(message: Generate, workshop: Workshop) -> str | None:
 def _attempt(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> FromGenerator:
     """Make one video, or what is left of it."""
     from generator.resume import discard
+    from generator.stopping import NoLongerWanted
 
     job_id, turn = message.job_id, _Turn(message)
     only_finished = message.only_finished
+
+    def still_wanted() -> None:
+        if inbox.is_cancelled(job_id):
+            raise NoLongerWanted
+
+    workshop.placement.still_wanted = still_wanted
     try:
         while (end := _follow(message, workshop, inbox, line, turn, only_finished)) is None:
             only_finished = True  # what was made so far lies in the folder
-        if isinstance(end, Cancelled):
-            discard(Path(message.folder))
         return end
+    except NoLongerWanted:
+        discard(Path(message.folder))
+        return Cancelled(job_id=job_id)
     except Exception as error:
         return failure(job_id, error)
 
@@ -256,8 +264,7 @@ def _follow(
         generate(job_id, request, folder, workshop, only_finished=only_finished)
     ) as events:
         for event in events:
-            if inbox.is_cancelled(job_id):
-                return Cancelled(job_id=job_id)
+            workshop.placement.still_wanted()
             if isinstance(event, Finished):
                 return event
             line.send(event)

@@ -14,12 +14,13 @@ from test_placement import EIGHT_BIT, REAL, machine
 from generator import attention, fp8, modes
 from generator import machine as machine_module
 from generator.attention import choose_attention, refuse_math
+from generator.devices import choose_device
 from generator.errors import InputError, ModelError, OutOfMemoryError
 from generator.fp8 import refuse_without_fp8
 from generator.machine import GIB, Machine, driver_problem, read_speed, vram_users
 from generator.models import ModelFolder
 from generator.modes import choose, refuse_too_small
-from generator.placement import Placement, choose_device
+from generator.placement import Placement
 from generator.protocol import Mode, Storage
 
 GPU = torch.device("cuda:0")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from generator import encoders, fallback, pipeline, resume
+from generator import encoders, fallback, resume
 from generator.denoiser import Denoiser
 from generator.errors import OutOfMemoryError
 from generator.fallback import Sacrifice
@@ -35,6 +35,7 @@ from generator.protocol import (
     decode_from_generator,
     encode_line,
 )
+from generator.run import give_up
 from generator.worker import _run, _Turn
 from tests.generator.small_jobs import draw_picture, sha256, small_request, small_workshop
 
@@ -263,7 +264,7 @@ def test_a_job_that_gave_up_goes_on_so_in_another_process(
     folder = Path(order(tmp_path / "job", request).folder)
     with pytest.raises(OutOfMemoryError):
         list(generate("job", request, folder, workshop))
-    pipeline.give_up(Sacrifice.FP8, request, folder, workshop)
+    give_up(Sacrifice.FP8, request, folder, workshop)
     made = list(generate("job", request, folder, small_workshop(tiny_model)))
     assert made[-1].given_up == ("8-bit weights",)
     assert len([event for event in made[:-1] if event.step]) == 2
@@ -291,7 +292,7 @@ def test_work_that_gave_something_up_is_not_taken_for_whole(
     with closing(generate("job", request, folder, workshop)) as events:
         while not (isinstance(event := next(events), Progress) and event.section == 2):
             pass
-    pipeline.give_up(Sacrifice.FP8, request, folder, workshop)
+    give_up(Sacrifice.FP8, request, folder, workshop)
     (folder / fallback.FILE).unlink()  # as if somebody had mixed two folders
     made = list(generate("job", request, folder, small_workshop(tiny_model)))
     assert len([event for event in made[:-1] if event.step]) == 8
