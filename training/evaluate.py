@@ -29,7 +29,7 @@ from generator.pipeline import generate
 from generator.placement import Placement
 from generator.protocol import Finished, Mode, Progress, Stage, Storage, Variant, job_request
 from generator.workshop import Workshop
-from training.captions import PANS, TEST_SUBJECTS, TOLD, ZOOMS, Motion, caption
+from training.captions import OPPOSITE, PANS, TEST_SUBJECTS, TOLD, ZOOMS, Motion, caption
 from training.scores import Score, score
 
 log = logging.getLogger(__name__)
@@ -178,16 +178,23 @@ def side_questions(studio: Studio, pictures: dict[str, Image.Image]) -> Iterator
         "three pans at resolution 96": {"resolution": 96},
     }.items():
         yield name, _way(ask(**settings))
-    against = {"true_cfg_scale": 3.0}
-    negative = [
-        studio.judge(
-            p, "the scene", m, negative_prompt=f"the camera {_verb(_opposite(m))}", **against
-        )
-        for p, m in pans
-    ]
-    plain = [studio.judge(p, "the scene", m) for p, m in pans]
-    yield ("share of a pan's way, 'the scene' alone", _way(plain))
-    yield ("the same with the opposite pan as negative prompt, true CFG 3", _way(negative))
+    sentences: dict[str, Callable[[Motion], str]] = {
+        "three pans": lambda m: f"the camera {_verb(m)}",
+        "'the scene'": lambda m: "the scene",
+    }
+    for name, sentence in sentences.items():
+        for scale in (1.0, 2.0, 3.0):  # 1: the negative prompt is not looked at
+            found = [
+                studio.judge(
+                    photo,
+                    sentence(m),
+                    m,
+                    negative_prompt=sentences["three pans"](OPPOSITE[m]),
+                    true_cfg_scale=scale,
+                )
+                for photo, m in pans
+            ]
+            yield f"{name} against the opposite pan, true CFG {scale:g}", _way(found)
     other = [studio.judge(few[1], words, motion) for motion, words in OTHER_WORDS.items()]
     right = sum(s.seen is s.told for s in other)
     yield ("wordings outside the grammar understood", f"{right} of {len(other)}")
@@ -195,12 +202,6 @@ def side_questions(studio: Studio, pictures: dict[str, Image.Image]) -> Iterator
 
 def _verb(motion: Motion) -> str:
     return motion.replace("pan", "pans")
-
-
-def _opposite(motion: Motion) -> Motion:
-    from training.captions import OPPOSITE
-
-    return OPPOSITE[motion]
 
 
 def _mean(values: Iterable[float]) -> str:
@@ -265,6 +266,8 @@ def report(
     lines.append(
         f"| frame difference at section borders ÷ inside, mean of moving videos | {seams} |"
     )
+    blurred = _mean(s.grain for s in everything if s.told in ZOOMS)
+    lines.append(f"| fine detail of the last frame ÷ the first where a zoom is told | {blurred} |")
     lines += [f"| {name} | {answer} |" for name, answer in side]
     return "\n".join(lines) + "\n"
 
