@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import aiohttp
 import discord
@@ -37,6 +39,8 @@ BOOST_TIER = 2
 """The first tier with a larger upload limit."""
 
 NOBODY = discord.AllowedMentions.none()
+ATTACHED = re.compile(r"/attachments/\d+/(\d+)/([^/?#]+)")
+"""The part of an address on Discord's CDN that says whose file it is: its id and its name."""
 
 
 class Trouble(StrEnum):
@@ -63,6 +67,17 @@ class PostError(Exception):
     def passes(self) -> bool:
         """Whether the same request may do better later."""
         return self.trouble is Trouble.TRANSIENT
+
+
+class ShownFile(msgspec.Struct, frozen=True, kw_only=True):
+    """An attachment that an embed shows. To keep it, an edit needs its id only."""
+
+    id: int
+    filename: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As an edit lists it; discord.py asks an attachment for this."""
+        return {"id": self.id, "filename": self.filename}
 
 
 Kept = Mapping[Path, Any]
@@ -232,7 +247,17 @@ def _without_missing(card: Card, files: Mapping[Path, Any]) -> Card:
 
 
 def _kept(files: Mapping[Path, Any], message: discord.Message) -> Kept:
-    attached = {attachment.filename: attachment for attachment in message.attachments}
+    """Those of the files that the message has now, by Discord's answer.
+
+    What an embed shows is not among a message's attachments (discord-api-docs, issue 1340), though
+    it is one and goes with an edit that does not list it: the embed's address has its id.
+    """
+    attached: dict[str, Any] = {file.filename: file for file in message.attachments}
+    for embed in message.embeds:
+        for shown in (embed.image.url, embed.thumbnail.url):
+            if found := ATTACHED.search(shown or ""):
+                file = ShownFile(id=int(found[1]), filename=unquote(found[2]))
+                attached[file.filename] = file
     return {path: attached[path.name] for path in files if path.name in attached}
 
 

@@ -248,7 +248,10 @@ async def test_the_status_message_shows_progress_and_a_preview(live: Live) -> No
     assert min(gaps) >= 0.45
     status = live.status()
     assert status is not None
-    assert files_of(status) == ["input-small.jpg"]
+    assert status.attachments == (thumbnail,)
+    sent = [(call.method, [name for name, _ in call.files]) for call in live.playground.calls]
+    pictures = [(how, names) for how, names in sent if names and not names[0].endswith(".mp4")]
+    assert pictures == [("POST", ["input-small.jpg"]), ("PATCH", ["preview-15.webp"])]
 
 
 def files_of(message: Message) -> list[str]:

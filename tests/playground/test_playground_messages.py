@@ -47,6 +47,28 @@ async def test_an_embedded_file_is_not_listed_as_attachment(
     assert [a.filename for a in (await sent.edit(embed=None, content="x")).attachments] == ["a.png"]
 
 
+async def test_an_embedded_file_stays_when_an_edit_lists_its_id(
+    playground: Playground, bot: SmallBot, channel: discord.PartialMessageable
+) -> None:
+    embed = discord.Embed(title="A boat").set_image(url="attachment://a.png")
+    sent = await channel.send(embed=embed, file=file("a.png"))
+    [shown] = playground.messages(playground.pictures)[0].attachments
+    assert f"/{shown.id}/a.png" in (sent.embeds[0].image.url or "")
+    embed.title, body = "Two boats", {"attachments": [{"id": str(shown.id)}]}
+    route = discord.http.Route(
+        "PATCH",
+        "/channels/{channel_id}/messages/{message_id}",
+        channel_id=channel.id,
+        message_id=sent.id,
+    )
+    edited = await bot.http.request(route, json=body | {"embeds": [embed.to_dict()]})
+    assert edited["attachments"] == []
+    assert f"/{shown.id}/a.png" in edited["embeds"][0]["image"]["url"]
+    assert playground.messages(playground.pictures)[0].attachments == (shown,)
+    await bot.http.request(route, json={"attachments": []})
+    assert playground.messages(playground.pictures)[0].attachments == ()
+
+
 async def test_components_of_the_second_generation(
     playground: Playground, channel: discord.PartialMessageable
 ) -> None:
