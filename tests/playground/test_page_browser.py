@@ -55,7 +55,12 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def animate(page: Page, prompt: str = PROMPT) -> None:
-    """Type the command, attach a picture, send it; all but the file by keyboard."""
+    """Type the command, attach a picture, send it; all but the file by keyboard.
+
+    As a person does, once the bot is there: after a mishap that cost it its session discord.py
+    waits 5 s before it logs in again, and what is sent meanwhile reaches nobody, as on Discord.
+    """
+    await expect(page.locator("#bot-state")).to_have_text("FramePack is online", timeout=20_000)
     await page.locator("#composer").click()
     await page.keyboard.type("/anim")
     await expect(page.locator("#picker [aria-selected=true] b")).to_have_text("/animate")
@@ -204,6 +209,18 @@ async def test_mishaps_are_clicked_while_a_job_runs_and_it_is_not_lost(
         assert job.error
     else:
         assert job.delivery is Delivery.DELIVERED, job
+
+
+@pytest.mark.slow
+async def test_the_page_says_when_the_bot_is_away_and_when_it_is_back(stage: Stage) -> None:
+    known = {job.id for job in stage.jobs()}
+    async with opened(stage.chromium, stage.discord) as page:
+        await go_to(page, stage.discord.add_channel("away").name)
+        await page.locator("#open-drawer").click()
+        await click_mishap(page, "identify")
+        await expect(page.locator("#bot-state")).to_have_text("FramePack is offline")
+        await animate(page)
+        await stage.until(lambda: stage.new(known, JobState.FINISHED))
 
 
 async def test_every_mishap_of_the_drawer_is_clicked() -> None:
