@@ -110,10 +110,22 @@ async def decide(
 
 
 async def _cancel_all(desk: Desk, interaction: discord.Interaction[Any]) -> None:
-    own = await desk.store.unfinished_of(interaction.user.id)
-    answers = [await _cancel(desk, job) for job in own]
-    text = shorten("\n".join(answers), MESSAGE_LENGTH) or say(Text.CANCEL_NOTHING)
-    await Reply(interaction, desk.posts).answer(text)
+    """Cancel what has nothing to show yet; of each other job ask whether it shall be sent."""
+    reply = Reply(interaction, desk.posts)
+    answers, asking = [], []
+    for job in await desk.store.unfinished_of(interaction.user.id):
+        if has_something_to_send(job):
+            asking.append(job)
+        else:
+            answers.append(await _cancel(desk, job))
+    if not answers and not asking:
+        await reply.answer(say(Text.CANCEL_NOTHING))
+        return
+    if asking:
+        answers.append(say(Text.CANCEL_ALL_ASKS, count=len(asking)))
+    await reply.answer(shorten("\n".join(answers), MESSAGE_LENGTH))
+    for job in asking:
+        await reply.add(_question(job), view=to_view((Action.FINISH, Action.STOP), job.id))
 
 
 async def _cancel(desk: Desk, job: Job) -> str:

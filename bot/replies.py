@@ -62,6 +62,20 @@ class Reply:
         self._answered = True
         return True
 
+    async def add(self, text: str, view: discord.ui.View | None = None) -> bool:
+        """A further message below the answer, for the same eyes only; False when it did not
+        arrive."""
+        fields: dict[str, Any] = {} if view is None else {"view": view}
+        try:
+            async with asyncio.timeout(AMEND_WITHIN_S):
+                await self._interaction.followup.send(
+                    text, ephemeral=True, allowed_mentions=NOBODY, **fields
+                )
+        except _LOST as error:
+            log.info("interaction %d not answered further: %r", self._interaction.id, error)
+            return False
+        return True
+
     async def replace(self, text: str) -> bool:
         """Let these words take the place of the message whose button was pressed."""
         try:

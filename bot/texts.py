@@ -123,6 +123,10 @@ class Text(Table):
     CANCEL_OVER = "Job `{job_id}` is already over ({state})."
 
     CANCEL_ALL = "All {count} of them"
+    CANCEL_ALL_ASKS = (
+        "{count} of your jobs have finished sections and go on until you have answered, below, "
+        "whether I shall send those."
+    )
     FINISH_END = (
         "{made} of {sections} sections of `{job_id}` are finished. They are the **end** of the "
         "video: this model makes the end first, so what is done does not begin at your picture. "

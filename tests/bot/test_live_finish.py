@@ -7,7 +7,7 @@ import pytest
 from live import Live, button
 
 from bot.config import AdminsConfig
-from bot.playground import ClientRefused, plain_text
+from bot.playground import ClientRefused, Message, plain_text
 from bot.turns import TurnsConfig
 from storage.jobs import Delivery, JobState
 
@@ -36,6 +36,40 @@ async def test_cancel_sends_what_is_done_if_its_owner_wants_it(live: Live) -> No
     words = f"Only its beginning: the first {job.sections_made} of 600 sections"
     assert words in video.content
     assert words in plain_text(live.status())
+
+
+async def test_cancel_all_asks_about_jobs_that_have_something_to_send(live: Live) -> None:
+    playground = live.playground
+    async with live.running(*SECTIONS):
+        await live.animate()
+        await live.animate()
+        await live.until(lambda: live.jobs() and live.jobs()[0].sections_made >= 2)
+        first, second = live.jobs()
+        typed = await playground.slash(
+            playground.ben, playground.pictures, "cancel", {"job": "ALL"}
+        )
+        text = await live.answer_says(typed, "1 of your jobs have finished sections")
+        assert f"Cancelled `{second.id}`" in text and first.id not in text
+
+        def question() -> Message | None:
+            found = (playground.world.messages[i] for i in typed.message_ids)
+            return next((m for m in found if first.id in m.content), None)
+
+        asked = await live.sees(question)
+        assert asked.ephemeral_for == playground.ben.id
+        assert "They are the **end** of the video" in asked.content
+        assert live.jobs()[0].state is JobState.RUNNING
+        send = button(asked, "Send what is done")
+        await playground.press(asked, send, playground.ben)
+        await live.sees(lambda: "it comes in a moment" in (question() or asked).content)
+        await live.video()
+        again = await playground.slash(
+            playground.ben, playground.pictures, "cancel", {"job": "all"}
+        )
+        await live.answer_says(again, "You have no job that could be cancelled")
+    first, second = live.jobs()
+    assert (first.state, second.state) == (JobState.FINISHED, JobState.CANCELLED)
+    assert 2 <= first.sections_made < 600
 
 
 async def test_what_is_done_of_a_waiting_job_is_sent_after_a_restart_too(live: Live) -> None:
