@@ -75,6 +75,7 @@ class Dispatcher:
         self._pause_s = pause_s
         self._loaded: Variant | None = None
         self._speed = 0.0
+        self._drawing: float | None = None  # of a second of video, as the last one measured it
         self._short_s = 0.0  # GPU time of short jobs since the last long one's turn
         self._wake = asyncio.Event()
         self._cancelling: set[str] = set()
@@ -149,7 +150,7 @@ class Dispatcher:
         if waiting:
             ahead_s = min(ahead_s, max(60 * self._turns.minutes, 1.0))
         short = await self._short_waiting(speed)
-        order = starting_order(waiting, short, speed, self._turns)
+        order = starting_order(waiting, short, speed, self._turns, self._drawing)
         is_paused = bool(waiting) and await self._store.next_in_line() is None
         now, places = utc_now(), []
         for position, (job, work_s) in enumerate(order, start=1):
@@ -246,7 +247,7 @@ class Dispatcher:
                 await self._charge(turn)
                 await self.tell_queue()  # what runs may take longer than it was thought
             short = await self._short_waiting(self._speed)
-            short_work_s = sum(remaining_s(job, self._speed) for job in short)
+            short_work_s = sum(remaining_s(job, self._speed, self._drawing) for job in short)
             if turn.is_over(now_s, short_work_s):
                 other = short[0] if short else await self._store.next_in_line()
                 if turn.should_pass_to(other, now_s, is_short=bool(short)):
@@ -283,6 +284,7 @@ class Dispatcher:
         match event:
             case Finished():
                 name = Path(event.video).name
+                self._note_drawing(job, event)
                 if await asyncio.to_thread((self._jobs_dir / job.id / name).is_file):
                     made, sections = event.sections_made, event.sections
                     words = ", ".join(event.given_up)
@@ -300,6 +302,11 @@ class Dispatcher:
                 self._publisher.show(changed)
             case Lost():
                 await self._try_again(turn)
+
+    def _note_drawing(self, job: Job, event: Finished) -> None:
+        drawn_s, made = event.stage_s.get(Stage.DECODING), event.sections_made / event.sections
+        if drawn_s is not None and made > 0:
+            self._drawing = drawn_s / (job.request.seconds * made)
 
     async def _try_again(self, turn: Turn) -> None:
         changed = await self._store.lost(turn.job.id, turn.furthest)
@@ -323,9 +330,10 @@ class Dispatcher:
 
     def _remaining_s(self, job: Job, speed: float | None) -> float:
         progress = self.progress.get(job.id)
-        if progress is not None and progress.remaining_s is not None:
+        is_whole = not job.finish_requested  # else what it says is about steps that are not made
+        if is_whole and progress is not None and progress.remaining_s is not None:
             return progress.remaining_s
-        return remaining_s(job, speed or 0.0)
+        return remaining_s(job, speed or 0.0, self._drawing)
 
 
 def _without_generator(job: Job, error: BackendError) -> Failed | Lost:

@@ -28,6 +28,9 @@ from storage.jobs import Job, Short
 
 SECTION_S = 1.2
 """Seconds of video that a section makes, with the window that the models were trained with."""
+DRAWN_STEPS = 1.5
+"""What a section's frames cost, in sampling steps, until a video measured it: as the generator
+reckons before its first."""
 
 
 RoleId = Annotated[int, Meta(ge=1, le=2**63 - 1)]
@@ -137,15 +140,19 @@ class Turn:
 
 
 def starting_order(
-    jobs: Iterable[Job], short: Sequence[Job], speed: float | None, length: TurnsConfig
+    jobs: Iterable[Job],
+    short: Sequence[Job],
+    speed: float | None,
+    length: TurnsConfig,
+    drawing: float | None = None,
 ) -> list[tuple[Job, float]]:
     """The waiting jobs in the order in which they will probably start, each with how long its next
-    turn is in seconds (0 where the speed is not known).
+    turn is in seconds (0 where the speed is not known). `drawing` is as `remaining_s` has it.
 
     `jobs` come as `JobStore.waiting()` has them, the `short` ones among them as `short_waiting()`.
     Each turn adds to its user's share, so users with many jobs see those of others between theirs.
     """
-    order = [(job, remaining_s(job, speed or 0.0)) for job in short]
+    order = [(job, remaining_s(job, speed or 0.0, drawing)) for job in short]
     first = {job.id for job in short}
     queues: dict[tuple[int, int], list[Job]] = defaultdict(list)
     for job in (job for job in jobs if job.id not in first):
@@ -160,7 +167,7 @@ def starting_order(
     while heads:
         priority, share_ms, number, queue = heapq.heappop(heads)
         job = queue.pop()
-        work_s = turn_s if speed is None else min(turn_s, remaining_s(job, speed))
+        work_s = turn_s if speed is None else min(turn_s, remaining_s(job, speed, drawing))
         order.append((job, 0.0 if speed is None else work_s))
         if queue:
             share_ms += 1000 * work_s / job.weight
@@ -168,8 +175,14 @@ def starting_order(
     return order
 
 
-def remaining_s(job: Job, speed: float) -> float:
-    """GPU time that a job still needs, at this many seconds of work per second of video."""
-    if job.finish_requested:  # only its frames are to be drawn, which nobody has measured alone
-        return 0.0
-    return job.request.seconds * speed * (1 - job.furthest)
+def remaining_s(job: Job, speed: float, drawing: float | None = None) -> float:
+    """GPU time that a job still needs, at this many seconds of work per second of video.
+
+    Of a job that is to end with what is done only the frames are missing: `drawing` seconds of work
+    per second of video, None where no video has measured that yet.
+    """
+    if not job.finish_requested:
+        return job.request.seconds * speed * (1 - job.furthest)
+    if drawing is None:
+        drawing = speed * DRAWN_STEPS / (job.request.steps + DRAWN_STEPS)
+    return job.request.seconds * job.share_made * drawing

@@ -74,6 +74,8 @@ BEHAVIOURS = (
 )
 
 MP4 = b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + bytes(2000)
+DRAWN_S = 0.25
+"""What it says that the frames of a section took."""
 KEPT = "kept-steps"
 WEBP = bytes.fromhex(
     "524946461a000000574542505650384c0d0000002f000000100711118888fe070000"
@@ -247,6 +249,7 @@ class Fake:
         if "fails_path" in self.behaviours:
             message = f"can not write {folder}{os.sep}frame.png"
             return say(Failed(job_id=job_id, kind=ErrorKind.DISK, message=message))
+        all_made = self.sections if made is None else made
         video = f"framepack-{job_id}.mp4"
         if "elsewhere" in self.behaviours:
             video = "../" + video
@@ -265,8 +268,8 @@ class Fake:
                 fps=30,
                 size_bytes=len(MP4) + len(chain) // 2,
                 elapsed_s=elapsed_s,
-                stage_s={Stage.SAMPLING: elapsed_s},
-                sections_made=self.sections if made is None else made,
+                stage_s={Stage.SAMPLING: elapsed_s, Stage.DECODING: DRAWN_S * all_made},
+                sections_made=all_made,
                 sections=self.sections,
             )
         )

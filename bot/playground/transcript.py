@@ -133,6 +133,8 @@ class Transcript:
     def _relative(self, at_s: int) -> str:
         away_s = round(at_s - self._world.clock.now().timestamp())
         amount = abs(away_s)
+        if amount == 0:
+            return "now"
         words = f"{amount} s" if amount < 60 else f"{amount // 60} min"
         return f"in {words}" if away_s >= 0 else f"{words} ago"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from fake_generator import video_bytes
+from fake_generator import DRAWN_S, video_bytes
 from fake_posts import FakePosts
 
 from bot.backend import LocalBackend
@@ -370,6 +370,32 @@ async def test_a_job_that_waits_for_its_next_turn_ends_with_its_finished_section
         assert (ended.state, ended.sections_made) == (JobState.FINISHED, waiting.sections_made)
         await found.dispatcher.cancel(other.id)
         await found.ends(other)
+
+
+async def test_who_waits_behind_what_is_done_waits_for_its_frames(tmp_path: Path) -> None:
+    async with scene(tmp_path, *LONG, turns=SHORT_TURNS) as found:
+        measured = await found.ask(user_id=1)
+        await has_sections(found, measured, 1)
+        await found.dispatcher.finish_early(measured.id)
+        await found.ends(measured)
+        await found.store.charge(measured.id, 3600)  # so the other one is not put aside for this
+        one = await found.ask(user_id=1)
+        await found.makes_progress(one)
+        other = await found.ask(user_id=2)
+        await found.reaches(one, JobState.QUEUED)
+        running = await found.store.running()
+        assert [job.id for job in running] == [other.id]
+        behind = await found.ask(user_id=1)
+        one = await found.store.request_finish(one.id)
+        places = await found.dispatcher.places()
+        assert [job.id for job, _ in places] == [one.id, behind.id]
+        first, second = (place.starts_at for _, place in places)
+        assert first is not None and second is not None
+        frames_s = DRAWN_S * one.sections_made
+        assert (second - first).total_seconds() == pytest.approx(frames_s, abs=1e-3)
+        for job in (one, other, behind):
+            await found.dispatcher.cancel(job.id)
+            await found.ends(job)
 
 
 async def test_what_is_to_be_sent_survives_a_kill_and_a_restart(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bot.turns import Turn, TurnsConfig, starting_order
+from bot.turns import Turn, TurnsConfig, remaining_s, starting_order
 from generator.protocol import Progress, Stage, Variant, job_request
 from storage.jobs import Delivery, Job, JobState
 
@@ -148,6 +148,17 @@ def test_even_ones_own_long_job_lets_a_short_one_go_first() -> None:
     turn = Turn(job("a", 1), LENGTH, began_s=0)
     assert turn.should_pass_to(job("b", 1, share_ms=9_000_000), 400, is_short=True)
     assert not turn.should_pass_to(job("b", 1, priority=-1), 400, is_short=True)
+
+
+def test_what_is_done_takes_the_time_of_drawing_its_frames() -> None:
+    ending = job("a", 1, finish_requested=True, sections_made=2, sections=4, furthest=0.45)
+    assert remaining_s(ending, 10.0, drawing=0.5) == 15  # half of 60 s of video
+    steps = ending.request.steps
+    assert remaining_s(ending, 10.0) == pytest.approx(30 * 10 * 1.5 / (steps + 1.5))
+    [(_, work_s)] = starting_order([ending], [], 10.0, LENGTH, 0.5)
+    assert work_s == 15
+    going_on = msgspec.structs.replace(ending, finish_requested=False)
+    assert remaining_s(going_on, 10.0, drawing=0.5) == pytest.approx(330)
 
 
 def test_the_largest_weight_of_ones_roles_counts() -> None:

@@ -71,6 +71,17 @@ async def test_times_and_named_links_are_readable(playground: Playground, bot: S
     assert told(playground)[1] == "done in 2 min started 10 min ago [look]"
 
 
+async def test_what_is_happening_right_now_is_now(playground: Playground, bot: SmallBot) -> None:
+    now = round(playground.world.clock.now().timestamp())
+    await playground.slash(playground.ben, playground.lounge, "colour", {"name": f"<t:{now}:R>"})
+    event = await playground.wait_for(lambda e: "<t:" in e.text)
+    playground.turn_clock_forward(now - playground.world.clock.now().timestamp())
+    transcript = Transcript(playground.world, playground.world.clock.now())
+    assert list(transcript.lines(event))[1].strip() == "now"
+    playground.turn_clock_forward(3)
+    assert list(transcript.lines(event))[1].strip() == "3 s ago"
+
+
 def test_settings_survive_the_way_through_toml(tmp_path: Path) -> None:
     settings = {
         "storage": {"data_dir": 'C:\\Users\\"ä"\\data'},
