@@ -1,8 +1,8 @@
 """Peak memory of a short and of a long video: `python benchmarks/memory_flat.py`.
 
 Each length runs `--times` times, each in a process of its own; shown is the run of the median own
-peak, for where in a decode the peak falls scatters by a few MiB. What a long job may hold more than a
-short one is its latents, 16 × 4 bytes a latent pixel; everything else must not grow. Compared is
+peak, for where in a decode the peak falls scatters by a few MiB. What a long job may hold more than
+a short one is its latents, 16 × 4 bytes a latent pixel; everything else must not grow. Compared is
 the process's own (anonymous) memory: peak RSS also counts the libraries' files, as far as they
 happen to be mapped.
 By default 64 × 64 pixels at one step a section, because decoding 3,601 frames takes the time.
