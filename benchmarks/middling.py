@@ -87,7 +87,7 @@ def peak_rss_mib() -> float:
 class OwnMemoryPeak:
     """While it lasts: the most memory of this process's own, without files mapped from disk.
 
-    Pages of the libraries come and go with what else the machine does. Sampled every 20 ms; where
+    Pages of the libraries come and go with what else the machine does. Sampled every ms; where
     the system does not tell the two apart (all but Linux) it is the peak of everything.
     """
 
@@ -105,7 +105,7 @@ class OwnMemoryPeak:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.02):
+        while not self._stop.wait(0.001):
             self.mib = max(self.mib, own_memory_mib())
 
 

@@ -28,6 +28,7 @@ def asking(module: nn.Module, still_wanted: Callable[[], None]) -> Iterator[None
 
     with ExitStack() as hooks:
         for owner in module.modules():
-            for layer in owner if isinstance(owner, nn.ModuleList) else ():
+            layers = owner.children() if isinstance(owner, nn.ModuleList) else ()
+            for layer in layers:  # without the places where a list holds None
                 hooks.callback(layer.register_forward_pre_hook(ask).remove)
         yield
