@@ -6,6 +6,7 @@ taken. The form also takes further pictures, which the command has options for.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def menu_command(desk: Desk) -> app_commands.ContextMenu:
     async def callback(interaction: discord.Interaction[Any], message: discord.Message) -> None:
         picture = picture_in(message)
         if picture is None:
-            await Reply(interaction, desk.posts).answer(say(Text.MENU_NO_PICTURE))
+            why = Text.LINK_NO_PICTURE if "://" in message.content else Text.MENU_NO_PICTURE
+            await Reply(interaction, desk.posts).answer(say(why))
             return
         await interaction.response.send_modal(MenuForm(desk, picture))
 
@@ -39,7 +41,8 @@ def menu_command(desk: Desk) -> app_commands.ContextMenu:
 
 
 def picture_in(message: discord.Message) -> str | None:
-    """The address of a message's first picture: attached, forwarded, or shown from a link.
+    """The address of a message's first picture: attached, forwarded, in a bot's layout, or shown
+    from a link; None where Discord shows none, for the bot asks no other server.
 
     What it really is, intake finds out. The little picture of a status message is none: the job
     has a button for that.
@@ -52,11 +55,33 @@ def picture_in(message: discord.Message) -> str | None:
             is_picture = kind.startswith("image/") or name.endswith(PICTURE_ENDINGS)
             if is_picture and name != SMALL_PICTURE:
                 return attachment.url
-        for embed in part.embeds:
-            shown = embed.image.proxy_url or embed.thumbnail.proxy_url
-            if shown and not shown.partition("?")[0].endswith(SMALL_PICTURE):
-                return shown  # Discord's own copy: the bot asks no other server
+        for shown in _copies(part):
+            if not shown.partition("?")[0].endswith(SMALL_PICTURE):
+                return shown
     return None
+
+
+def _copies(part: discord.Message | discord.MessageSnapshot) -> Iterator[str]:
+    """Discord's own copies of the pictures that embeds and layouts show."""
+    for embed in part.embeds:
+        if shown := embed.image.proxy_url or embed.thumbnail.proxy_url:
+            yield shown
+    for media in _media(part.components):
+        if media.proxy_url and not (media.content_type or "").startswith("video/"):
+            yield media.proxy_url
+
+
+def _media(components: Iterable[object]) -> Iterator[discord.UnfurledMediaItem]:
+    for part in components:
+        match part:
+            case discord.Container():
+                yield from _media(part.children)
+            case discord.SectionComponent():
+                yield from _media([part.accessory])
+            case discord.ThumbnailComponent():
+                yield part.media
+            case discord.MediaGalleryComponent():
+                yield from (item.media for item in part.items)
 
 
 class MenuForm(Form):

@@ -153,6 +153,10 @@ class Text(Table):
     # the menu's entry and its form
     MENU = "Animate this image"
     MENU_NO_PICTURE = "This message has no picture. Use the menu of a message with one attached."
+    LINK_NO_PICTURE = (
+        "This message has a link, but Discord shows no picture of it, and I open no links. "
+        "Save the picture and attach it."
+    )
     MENU_PRESET = "Preset (empty: none)"
     MENU_REFERENCES = "Pictures of what should look the same"
 

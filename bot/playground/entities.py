@@ -139,7 +139,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     `embeds` and `components` are as the bot sent them, `attachment://` links included.
     `pings` are the users whom posting it notified; an edit notifies nobody. `ephemeral_for` is the
-    only user who sees it, or None.
+    only user who sees it, or None. `forwarded` is the message that this one is a copy of.
     """
 
     id: int
@@ -159,6 +159,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     interaction_id: int | None = None
     command_name: str | None = None
     asker_id: int | None = None
+    forwarded: Message | None = None
 
 
 class EventKind(StrEnum):

@@ -27,6 +27,20 @@ LINK = "attachment://"
 LINK_LIFE_S = 86_400
 JOINED_AT = "2026-01-01T00:00:00+00:00"
 REPLY, COMMAND_ANSWER = 19, 20
+FORWARD = 1
+SNAPSHOT = (
+    "type",
+    "content",
+    "embeds",
+    "attachments",
+    "components",
+    "timestamp",
+    "edited_timestamp",
+    "flags",
+    "mentions",
+    "mention_roles",
+)
+"""What a forwarded copy keeps of its message; not who wrote it."""
 
 
 def user(who: User) -> Payload:
@@ -193,7 +207,8 @@ def message(world: World, what: Message, *, with_reply: bool = True) -> Payload:
     }
     if what.nonce is not None:
         body["nonce"] = what.nonce
-    return body | _asked_by(world, what) | (_reply(world, what) if with_reply else {})
+    body |= _asked_by(world, what) | _forwarded(world, what)
+    return body | (_reply(world, what) if with_reply else {})
 
 
 def gateway_message(world: World, what: Message) -> Payload:
@@ -219,6 +234,17 @@ def _asked_by(world: World, what: Message) -> Payload:
         "webhook_id": str(world.bot.id),
         "application_id": str(world.bot.id),
     }
+
+
+def _forwarded(world: World, what: Message) -> Payload:
+    source = what.forwarded
+    if source is None:
+        return {}
+    body = message(world, source, with_reply=False)
+    reference: Payload = {"type": FORWARD, "message_id": body["id"]}
+    reference["channel_id"] = body["channel_id"]
+    copy = {name: body[name] for name in SNAPSHOT}
+    return {"message_reference": reference, "message_snapshots": [{"message": copy}]}
 
 
 def _reply(world: World, what: Message) -> Payload:

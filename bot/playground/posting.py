@@ -87,6 +87,21 @@ def post(
     return message
 
 
+def forward(world: World, channel: Channel, author: User, target: Message) -> Message:
+    """Put a copy of a message, as it stands now, into a channel in the name of another author."""
+    message = Message(
+        id=world.new_id(),
+        channel_id=channel.id,
+        author_id=author.id,
+        created_at=world.clock.now(),
+        forwarded=target,
+    )
+    world.messages[message.id] = message
+    _tell(world, "MESSAGE_CREATE", message)
+    _show(world, EventKind.MESSAGE_CREATED, message)
+    return message
+
+
 def edit(world: World, message: Message, body: Body) -> Message:
     """Change a message; what the body does not name stays. Raises ApiError as `post` does."""
     channel = world.channels[message.channel_id]

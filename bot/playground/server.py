@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -189,12 +189,21 @@ class Playground:
         )
 
     async def say(
-        self, user: User, channel: Channel, text: str = "", files: Iterable[Path | Upload] = ()
+        self,
+        user: User,
+        channel: Channel,
+        text: str = "",
+        files: Iterable[Path | Upload] = (),
+        **more: Any,
     ) -> Message:
-        """Post a message as a person."""
+        """Post a message as a person; `more` is what else it has, such as a link's `embeds`."""
         uploads = {number: _upload(file) for number, file in enumerate(files)}
-        body = Body(payload={"content": text}, uploads=uploads)
+        body = Body(payload={"content": text} | more, uploads=uploads)
         return posting.post(self.world, channel, user, body)
+
+    async def forward(self, user: User, message: Message, channel: Channel) -> Message:
+        """Forward a message to a channel as a person does."""
+        return posting.forward(self.world, channel, user, self._seen(message, user))
 
     def _send(
         self, kind: InteractionKind, user: User, channel: Channel, data: Payload, name: str

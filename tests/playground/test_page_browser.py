@@ -218,8 +218,9 @@ async def test_the_page_says_when_the_bot_is_away_and_when_it_is_back(stage: Sta
         await go_to(page, stage.discord.add_channel("away").name)
         await page.locator("#open-drawer").click()
         await click_mishap(page, "identify")
-        await expect(page.locator("#bot-state")).to_have_text("FramePack is offline")
+        await expect(page.locator("#bot-state:not(.online)")).to_have_text("FramePack is offline")
         await animate(page)
+        await expect(page.locator("#bot-state.online")).to_have_count(1)
         await stage.until(lambda: stage.new(known, JobState.FINISHED))
 
 

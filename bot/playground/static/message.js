@@ -34,6 +34,7 @@ export function render(message, before, names) {
     content(message, names),
     message.embeds.map((embed) => renderEmbed(embed, names)),
     message.attachments.length ? el("div", { class: "attachments" }, message.attachments.map(attachment)) : null,
+    (message.message_snapshots ?? []).map((one) => forwarded(one.message, names)),
     message.components.length ? el("div", { class: "components" }, components(message.components, names)) : null,
     el("p", { class: "failed", hidden: true, role: "alert", text: "This interaction failed" }),
     isEphemeral ? el("p", { class: "only-you" }, "Only you can see this · ", el("button", { type: "button", class: "plain", "data-dismiss": message.id, text: "Dismiss message" })) : null),
@@ -73,6 +74,14 @@ function content(message, names) {
   const blocks = markdown(message.content, names);
   if (edited) blocks.at(-1)?.append(edited);
   return el("div", { class: "text" }, blocks);
+}
+
+function forwarded(copy, names) {
+  return el("article", { class: "embed" },
+    el("p", { class: "embed-footer", text: "Forwarded" }),
+    content(copy, names),
+    copy.embeds.map((embed) => renderEmbed(embed, names)),
+    copy.attachments.length ? el("div", { class: "attachments" }, copy.attachments.map(attachment)) : null);
 }
 
 function renderEmbed(embed, names) {
