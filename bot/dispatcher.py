@@ -246,6 +246,8 @@ class Dispatcher:
             if turn.uncharged_s(now_s) >= CHARGE_EVERY_S:
                 await self._charge(turn)
                 await self.tell_queue()  # what runs may take longer than it was thought
+            if not turn.may_be_over(now_s):
+                return
             short = await self._short_waiting(self._speed)
             short_work_s = sum(remaining_s(job, self._speed, self._drawing) for job in short)
             if turn.is_over(now_s, short_work_s):

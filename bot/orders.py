@@ -1,9 +1,9 @@
 """From what somebody asks for to a row in the database, or to a sentence why not.
 
 Decides: which wishes are taken, with which settings, and that nothing half-done stays of those that
-are not. Refuses to know: interactions, messages, the generator. The picture is in the job's folder
-before the row is written, so a row always has its picture; a folder without a row is nobody's and
-goes at the next start.
+are not. Refuses to know: interactions, messages, the generator. The picture is in the job's folder,
+and on the disk, before the row is written, so a row always has its picture, after a power cut too; a
+folder without a row is nobody's and goes at the next start.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import secrets
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,7 @@ class Orders:
             for name, source in wish.pictures.items():
                 small = folder / SMALL_PICTURE if name == wish.request.image else None
                 notes.append(await self._fetch_picture(source, folder / name, small))
+            await asyncio.to_thread(_sync_names, folder)
             note = next(filter(None, notes), "")
             job = await self._store.enqueue(msgspec.structs.replace(new, input_note=note))
             taken = True
@@ -194,11 +197,26 @@ class Orders:
 
 
 def _copy(source: Path, destination: Path) -> None:
+    """Copy a picture so that it survives a power cut."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
         shutil.copyfile(source, destination)
     except FileNotFoundError:
         raise IntakeError(say(Text.PICTURE_GONE)) from None
+    with destination.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_names(folder: Path) -> None:
+    """Have the names in a job's new folder, and its own, survive a power cut like what they hold."""
+    if sys.platform == "win32":
+        return  # folders can not be opened there, and NTFS keeps a journal of names
+    for each in (folder, folder.parent):
+        handle = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _folders(jobs_dir: Path) -> list[Path]:

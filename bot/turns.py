@@ -16,6 +16,7 @@ not be put aside for less than what its context was made for.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -110,6 +111,11 @@ class Turn:
             given_s -= min(short_work_s, max(0.0, given_s - self._after_short_s))
         long_enough = now_s - self._began_s >= given_s
         return long_enough and self._sections >= self._length.sections
+
+    def may_be_over(self, now_s: float) -> bool:
+        """Whether it would be over if any number of short jobs waited; who does need not be read
+        before."""
+        return self.is_over(now_s, math.inf)
 
     def uncharged_s(self, now_s: float) -> float:
         """GPU time of this turn that was not charged yet."""

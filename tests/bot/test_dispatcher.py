@@ -320,6 +320,30 @@ async def test_a_short_job_goes_before_long_ones(tmp_path: Path) -> None:
         assert (found.jobs_dir / job.id / str(job.video)).read_bytes() == video_bytes(200)
 
 
+async def test_who_waits_is_read_only_when_a_turn_may_be_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, read = JobStore.next_in_line, []
+
+    async def counted(self: JobStore) -> Job | None:
+        read.append(True)
+        return await real(self)
+
+    async def never(self: JobStore, short: object) -> list[Job]:
+        raise AssertionError("the short jobs were read")
+
+    words = ("--steps", "50", "--step-s", "0.01", "--section-steps", "50")
+    async with scene(tmp_path, *words, turns=TurnsConfig(sections=1, minutes=5)) as found:
+        await found.ends(await found.ask(user_id=1))  # now the speed is known
+        running = await found.ask(user_id=1)
+        await found.makes_progress(running)
+        before = len(read)
+        monkeypatch.setattr(JobStore, "next_in_line", counted)
+        monkeypatch.setattr(JobStore, "short_waiting", never)
+        await found.ends(running)
+    assert len(read) == before
+
+
 async def test_a_job_is_not_put_aside_for_one_of_the_same_user(tmp_path: Path) -> None:
     words = ("--steps", "20", "--step-s", "0.01", "--section-steps", "2")
     async with scene(tmp_path, *words, turns=SHORT_TURNS) as found:

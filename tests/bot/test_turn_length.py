@@ -139,9 +139,11 @@ def test_short_jobs_that_wait_take_their_time_from_a_long_ones_turn(
     turn = Turn(job("a", 1), LENGTH, began_s=0, is_short=is_short, after_short_s=before_s)
     turn.note(sampling(1))
     assert not turn.is_over(1000, waiting_s)
+    assert not turn.may_be_over(1000)
     turn.note(sampling(3))
     ended = next(now for now in range(60, 1000, 10) if turn.is_over(now, waiting_s))
     assert ended == ends_at_s
+    assert turn.may_be_over(ended)  # so nobody's turn is ended later for not having looked
 
 
 def test_even_ones_own_long_job_lets_a_short_one_go_first() -> None:
