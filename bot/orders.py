@@ -2,8 +2,8 @@
 
 Decides: which wishes are taken, with which settings, and that nothing half-done stays of those that
 are not. Refuses to know: interactions, messages, the generator. The picture is in the job's folder,
-and on the disk, before the row is written, so a row always has its picture, after a power cut too; a
-folder without a row is nobody's and goes at the next start.
+and on the disk, before the row is written, so a row always has its picture, even after a power cut;
+a folder without a row is nobody's and goes at the next start.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _copy(source: Path, destination: Path) -> None:
 
 
 def _sync_names(folder: Path) -> None:
-    """Have the names in a job's new folder, and its own, survive a power cut like what they hold."""
+    """Have the names in a job's new folder, and its own name, survive a power cut."""
     if sys.platform == "win32":
         return  # folders can not be opened there, and NTFS keeps a journal of names
     for each in (folder, folder.parent):

@@ -1,7 +1,7 @@
-"""What a job's row promises of its pictures, when the power goes right after it or the disk is full.
+"""What a job's row promises of its pictures when the power goes, and when the disk is full.
 
-A disk keeps what was synced: the bytes of files and the names in folders. Of what was not it may keep
-nothing, so this one does.
+A disk keeps what was synced: the bytes of files and the names in folders. Of what was not it may
+keep nothing, so this one does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Disk:
         self._real(handle)
         about = os.fstat(handle)
         if stat.S_ISDIR(about.st_mode):
-            self._names[about.st_ino] = set(os.listdir(handle))  # noqa: PTH208
+            self._names[about.st_ino] = set(os.listdir(handle))
         else:
             self._bytes[about.st_ino] = os.pread(handle, about.st_size, 0)
 
