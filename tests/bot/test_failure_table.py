@@ -2,14 +2,16 @@
 
 The subject is a job of ben's in a channel of its own; while it "waits" a job of cleo's is at work.
 While it is "delivered" its first upload has met a 503 and the next comes after a pause. In every
-phase the video must come exactly once, or what the row says instead. Kills are in
-test_delivery_kills and in the torture; interactions that arrive twice and the lock of one instance
-belong to no phase and are in test_live.
+phase the video must come exactly once, or what the row says instead. A bot that is killed is a
+process of its own; more of the moments around an upload are in test_delivery_kills, random ones in
+the torture. Interactions that arrive twice and the lock of one instance belong to no phase and are
+in test_live.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,10 +19,13 @@ from typing import Any
 
 import discord
 import msgspec
+import psutil
 import pytest
 import yarl
-from live import Live
+from fake_generator import KEPT, video_bytes
+from live import FAKE, Live
 from test_fitting import noisy_video
+from test_process import bot_process
 
 from bot import delivery, posts, publisher
 from bot.playground import Channel, Message, Playground, plain_text
@@ -48,9 +53,9 @@ class Subject:
     def status(self) -> Message:
         return self.discord.world.messages[self.job.status_message_id or 0]
 
-    def videos(self) -> list[Message]:
-        """Wherever they went."""
-        name = f"framepack-{self.id}.mp4"
+    def videos(self, job_id: str = "") -> list[Message]:
+        """Wherever they went; of another job if it is named."""
+        name = f"framepack-{job_id or self.id}.mp4"
         messages = self.discord.world.messages.values()
         return [m for m in messages if any(file.filename == name for file in m.attachments)]
 
@@ -66,17 +71,29 @@ class Subject:
         await live.until(lambda: self.job.status_message_id)
         if self.phase == SAMPLES:
             await live.until(lambda: self.job.state is JobState.RUNNING)
-            await live.until(lambda: "step " in plain_text(self.status))
+            await live.until(self.is_sampled)
         if self.phase == DELIVERED:
-            await live.until(lambda: "step " in plain_text(self.status))
+            await live.until(self.is_sampled)
             self.discord.faults.inject(f"POST /channels/{self.channel.id}/messages", 503)
             await live.until(lambda: self.job.delivery_attempts == 1)
             await live.until(lambda: not self.discord.faults.waiting)
+
+    def is_sampled(self) -> bool:
+        """Whether its owner was told of a step."""
+        return "step " in plain_text(self.status)
 
     async def ends(self) -> Job:
         """The job when nothing about it will change any more."""
         await self.live.until(lambda: publisher.is_last(self.job), 90)
         return self.job
+
+
+class SubjectOfProcess(Subject):
+    """The same where the bot is a process, which tells of steps as seldom as the product does."""
+
+    def is_sampled(self) -> bool:
+        """Whether a step is kept."""
+        return (self.live.folder / "jobs" / self.id / KEPT).exists()
 
 
 async def message_deleted(subject: Subject) -> None:
@@ -129,6 +146,17 @@ async def asked_to_reconnect(subject: Subject) -> None:
     subject.discord.gateway.ask_to_reconnect()
 
 
+def generators_of(pid: int) -> list[psutil.Process]:
+    """The generator that this bot has."""
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if str(FAKE) in child.cmdline()]
+
+
+async def generator_killed(subject: Subject) -> None:
+    [generator] = generators_of(os.getpid())
+    generator.kill()
+
+
 # What is wanted in the end
 
 
@@ -138,6 +166,14 @@ async def once_in_its_channel(subject: Subject) -> None:
     [video] = subject.videos()
     assert video.channel_id == subject.channel.id
     assert video.id == job.result_message_id
+
+
+async def once_and_whole(subject: Subject) -> None:
+    """Of every job, for the one at work was befallen as well: the bytes of a run undisturbed."""
+    await once_in_its_channel(subject)
+    for job in subject.live.jobs():
+        [video] = subject.videos(job.id)
+        assert subject.discord.file(video.attachments[0]) == video_bytes(int(STEPS[1]))
 
 
 async def once_and_no_reply(subject: Subject) -> None:
@@ -214,6 +250,7 @@ ROWS = {
     "new IDENTIFY": Row(befall=identified),
     "reconnect": Row(befall=asked_to_reconnect),
     "archived thread": Row(befall=archived, in_thread=True),
+    "generator killed": Row(befall=generator_killed, wanted=once_and_whole),
 }
 
 
@@ -267,3 +304,22 @@ async def test_an_orderly_restart(live: Live, phase: str) -> None:
     assert len([message for message in own if message.embeds]) == 1
     async with live.running(*STEPS):
         await once_in_its_channel(subject)  # never again
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("victims", ["bot", "bot and generator"])
+async def test_kill_dash_nine(
+    playground: Playground, tmp_path: Path, victims: str, phase: str
+) -> None:
+    live = Live(playground, tmp_path)
+    subject = SubjectOfProcess(live, playground.add_channel("its-own"), phase)
+    async with bot_process(live, *STEPS) as process:
+        await subject.comes_into()
+        dying = [psutil.Process(process.pid)]
+        dying += generators_of(process.pid) if victims != "bot" else []
+        for each in dying:
+            each.kill()
+        await process.wait()
+    assert subject.job.delivery is not Delivery.DELIVERED
+    async with bot_process(live, *STEPS):
+        await once_and_whole(subject)
