@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import random
 import sqlite3
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,14 +26,16 @@ from fake_generator import video_bytes
 from live import Live
 from PIL import Image
 from test_intake import halves, packed, png_of_zeros
-from torture_kills import add_missing, asked, count, drained
+from torture_kills import ROOT, add_missing, asked, count, drained
 from torture_table import Row
 
+from bot import intake
 from bot.intake import Intake, IntakeError, RefusedPicture
 from bot.picture_messages import PictureLimits
 from bot.playground import Playground
 from storage import looks
 from storage.connections import Connections
+from storage.jobs import Job, JobStore
 from storage.schema import StorageError
 
 STEPS = 30
@@ -165,8 +168,8 @@ async def full_disk(jobs: int, batch: int = 0) -> Row:
             raise StorageError("the disk that holds bot.sqlite3 is full; free some space")
         return await real(self, sql, values, redo=redo)
 
-    @contextlib.contextmanager
-    def fill(live: Live) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def fill(live: Live) -> AsyncIterator[None]:
         Connections.execute = full  # type: ignore[method-assign]
         try:
             yield
@@ -177,12 +180,54 @@ async def full_disk(jobs: int, batch: int = 0) -> Row:
     return row
 
 
+FULL = ROOT / "tests" / "bot" / "picture_on_full_disk.py"
+
+
+async def full_folders(jobs: int, batch: int = 0) -> Row:
+    """Again and again pictures, kept steps and videos find no space for half a second."""
+    row = Row(name="a full disk (pictures, steps, videos)", batch=batch)
+    real_process, real_lost = intake.PICTURE_PROCESS, JobStore.lost
+
+    async def lost(self: JobStore, job_id: str, furthest: float) -> Job:
+        row.remarks["turns ended by it"] = row.remarks.get("turns ended by it", 0) + 1
+        return await real_lost(self, job_id, furthest)
+
+    with tempfile.TemporaryDirectory() as name:
+        marker = Path(name) / "full"
+
+        @contextlib.asynccontextmanager
+        async def fill(live: Live) -> AsyncIterator[None]:
+            async def again() -> None:
+                while True:
+                    marker.touch()
+                    await asyncio.sleep(0.5)
+                    marker.unlink()
+                    await asyncio.sleep(1.0)
+
+            task = asyncio.ensure_future(again())
+            try:
+                yield
+                await drained(live, 300)
+            finally:
+                task.cancel()
+                marker.unlink(missing_ok=True)
+
+        intake.PICTURE_PROCESS = (sys.executable, str(FULL), str(marker))
+        JobStore.lost = lost  # type: ignore[method-assign]
+        try:
+            await _under(row, jobs, "--full-while", str(marker), meanwhile=fill)
+        finally:
+            intake.PICTURE_PROCESS = real_process
+            JobStore.lost = real_lost  # type: ignore[method-assign]
+    return row
+
+
 async def locked(jobs: int, batch: int = 0) -> Row:
     """Another program locks the file again and again, for longer than the bot waits."""
     row = Row(name="a locked database", batch=batch)
 
-    @contextlib.contextmanager
-    def lock(live: Live) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def lock(live: Live) -> AsyncIterator[None]:
         stop = asyncio.Event()
 
         def hold(held_s: float) -> None:
@@ -258,12 +303,11 @@ async def _under(row: Row, jobs: int, *words: str, meanwhile: Any = contextlib.n
         discord = live.playground
         people, refused = [discord.ben, discord.ada, discord.cleo], 0
         async with live.running("--steps", str(STEPS), "--step-s", "0.02", *words):
-            with meanwhile(live):
-                async with asyncio.timeout(60 + 20 * jobs):
-                    for number in range(jobs):
-                        while not await asked(live.animate(user=people[number % 3])):
-                            refused += 1
-                            await asyncio.sleep(0.3)
+            async with meanwhile(live), asyncio.timeout(60 + 20 * jobs):
+                for number in range(jobs):
+                    while not await asked(live.animate(user=people[number % 3])):
+                        refused += 1
+                        await asyncio.sleep(0.3)
                 await drained(live, 300)
         row.tried, row.seconds = jobs, time.monotonic() - began
         count(row, live, lambda job, video: video != video_bytes(STEPS))

@@ -6,7 +6,9 @@ first and told second.
 
 A job whose turn is over while others have more right goes back to the queue and on from its last
 step later. A child that dies under a job has told nothing about whose fault it was, so the job goes
-back as well; it fails with a sentence after `MAX_ATTEMPTS` times in which it got no further.
+back as well; it fails with a sentence after `MAX_ATTEMPTS` times in which it got no further. So
+does a job that found no space on the disk, after longer and longer pauses: the next one would find
+none either, and in one bad minute everybody's job would be gone.
 """
 
 from __future__ import annotations
@@ -76,6 +78,7 @@ class Dispatcher:
         self._loaded: Variant | None = None
         self._speed = 0.0
         self._drawing: float | None = None  # of a second of video, as the last one measured it
+        self._rest_s = 0.0  # before the next turn
         self._short_s = 0.0  # GPU time of short jobs since the last long one's turn
         self._wake = asyncio.Event()
         self._cancelling: set[str] = set()
@@ -100,11 +103,19 @@ class Dispatcher:
                     job = turn.job
                     await self._run(turn)
                     await self.tell_queue()
+                    await self._rest()
             except Exception:
                 log.exception("job %s: the dispatcher stumbled", job.id if job else "-")
                 await self._recover(job)
             if job is None:
                 await self._wake.wait()
+
+    async def _rest(self) -> None:
+        """Leave time for somebody to free some space, if the last turn wanted for it."""
+        rest_s, self._rest_s = self._rest_s, 0.0
+        if rest_s:
+            log.error("the disk is full; nothing starts for %g s", rest_s)
+            await asyncio.sleep(rest_s)
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job of any unfinished state. WrongState and UnknownJob pass through."""
@@ -296,6 +307,9 @@ class Dispatcher:
                     self._delivery.wake()
                 else:
                     await self._fail(job, ErrorKind.INTERNAL, say(Text.NO_VIDEO))
+            case Failed(kind=ErrorKind.DISK, message=message):
+                changed = await self._try_again(turn, ErrorKind.DISK, message)
+                self._rest_s = self._pause_s * 2**changed.attempts
             case Failed(kind=kind, message=message):
                 await self._fail(job, kind, message)
             case Suspended():
@@ -303,20 +317,23 @@ class Dispatcher:
                 log.info("job %s waits for its next turn; %.0f %%", job.id, 100 * turn.furthest)
                 self._publisher.show(changed)
             case Lost():
-                await self._try_again(turn)
+                message = say(Text.LOST, attempts=MAX_ATTEMPTS)
+                await self._try_again(turn, ErrorKind.INTERNAL, message)
 
     def _note_drawing(self, job: Job, event: Finished) -> None:
         drawn_s, made = event.stage_s.get(Stage.DECODING), event.sections_made / event.sections
         if drawn_s is not None and made > 0:
             self._drawing = drawn_s / (job.request.seconds * made)
 
-    async def _try_again(self, turn: Turn) -> None:
+    async def _try_again(self, turn: Turn, kind: ErrorKind, message: str) -> Job:
+        """Put it back into the queue, or let it fail with this message if it got no further."""
         changed = await self._store.lost(turn.job.id, turn.furthest)
         log.warning("job %s goes back to the queue", changed.id)
         if changed.state is JobState.QUEUED and changed.attempts >= MAX_ATTEMPTS:
-            message = say(Text.LOST, attempts=changed.attempts)
-            return await self._fail(changed, ErrorKind.INTERNAL, message)
-        self._publisher.show(changed)
+            await self._fail(changed, kind, message)
+        else:
+            self._publisher.show(changed)
+        return changed
 
     async def _fail(self, job: Job, kind: ErrorKind, message: str) -> None:
         log.warning("job %s failed (%s): %s", job.id, kind, message)

@@ -40,13 +40,20 @@ def covers(method: str, route: str) -> bool:
 
 def problems(method: str, route: str, body: Any) -> list[str]:
     """What Discord's document says against this body, each with the path to it; [] is good."""
-    validator = _validator(method, route)
-    if validator is None or body is None:
+    if body is None or not covers(method, route):
         return []
-    return [
+    return list(_problems(method, route, json.dumps(_as_documented(body))))
+
+
+@cache
+def _problems(method: str, route: str, text: str) -> tuple[str, ...]:
+    """As `problems`. Kept, for every bot that starts sends the same large list of commands."""
+    validator = _validator(method, route)
+    assert validator is not None
+    return tuple(
         f"{method} {route}: {'.'.join(map(str, error.absolute_path)) or 'body'}: {error.message}"
-        for error in map(_deepest, validator.iter_errors(_as_documented(body)))
-    ]
+        for error in map(_deepest, validator.iter_errors(json.loads(text)))
+    )
 
 
 def _deepest(error: Any) -> Any:

@@ -9,6 +9,7 @@ one it keeps its steps: its video ends in a digest chained over all of them, eac
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import os
 import queue
@@ -145,7 +146,16 @@ def keep_steps(folder: Path, step: int, chain: str) -> None:
     (folder / f"{KEPT}.part").replace(folder / KEPT)
 
 
+def fill(file: Path, marker: Path | None) -> None:
+    """While the marker is there, what goes to this file goes to a device that is full."""
+    if marker is not None and marker.exists():
+        file.unlink(missing_ok=True)
+        file.symlink_to("/dev/full")
+
+
 class Fake:
+    full_while: Path | None = None
+
     def __init__(self, behaviours: set[str], steps: int, step_s: float) -> None:
         self.behaviours, self.steps, self.step_s = behaviours, steps, step_s
         self.section_steps, self.steps_per_second = steps, 0.0
@@ -184,7 +194,10 @@ class Fake:
         while True:
             order = self.jobs.get()
             assert order is not None
-            self.generate(order)
+            try:
+                self.generate(order)
+            except OSError as error:
+                self.fail_of_disk(order, error)
             if "dies_idle" in self.behaviours:
                 os._exit(0)
 
@@ -222,6 +235,7 @@ class Fake:
             if order.job_id in self.cancelled:
                 (folder / KEPT).unlink(missing_ok=True)
                 return say(Cancelled(job_id=order.job_id))
+            fill(folder / f"{KEPT}.part", self.full_while)
             keep_steps(folder, step, chain)
             if order.job_id in self.finishing:
                 made = step // self.section_steps
@@ -230,6 +244,16 @@ class Fake:
                 return say(Suspended(job_id=order.job_id))
             time.sleep(self.step_s)
         self.end(order, folder, chain, time.monotonic() - began)
+
+    def fail_of_disk(self, order: Generate, error: OSError) -> None:
+        """As the real one says it; what was kept before stays."""
+        if error.errno != errno.ENOSPC:
+            raise error
+        for file in Path(order.folder).iterdir():
+            if file.is_symlink():
+                file.unlink()
+        message = "The disk of the bot's machine is full; its operator must free some space."
+        say(Failed(job_id=order.job_id, kind=ErrorKind.DISK, message=message))
 
     @property
     def sections(self) -> int:
@@ -248,11 +272,12 @@ class Fake:
             )
         if "fails_path" in self.behaviours:
             message = f"can not write {folder}{os.sep}frame.png"
-            return say(Failed(job_id=job_id, kind=ErrorKind.DISK, message=message))
+            return say(Failed(job_id=job_id, kind=ErrorKind.MODEL, message=message))
         all_made = self.sections if made is None else made
         video = f"framepack-{job_id}.mp4"
         if "elsewhere" in self.behaviours:
             video = "../" + video
+        fill(folder / video, self.full_while)
         if "no_video" not in self.behaviours:
             (folder / video).write_bytes(MP4 + bytes.fromhex(chain))
         if "real_video" in self.behaviours:
@@ -313,6 +338,7 @@ def main() -> None:
     parser.add_argument("--step-s", type=float, default=0.01)
     parser.add_argument("--steps-per-second", type=float, default=0.0, help="instead of --steps")
     parser.add_argument("--section-steps", type=int, help="steps a section; otherwise all")
+    parser.add_argument("--full-while", type=Path, help="the disk is full while this file exists")
     arguments = parser.parse_args()
     behaviours = set(arguments.behaviours)
     assert behaviours <= set(BEHAVIOURS), behaviours
@@ -331,6 +357,7 @@ def main() -> None:
     time.sleep(arguments.start_s)
     say(ready(99 if "wrong_version" in behaviours else PROTOCOL_VERSION))
     fake = Fake(behaviours, arguments.steps, arguments.step_s)
+    fake.full_while = arguments.full_while
     fake.steps_per_second = arguments.steps_per_second
     fake.section_steps = arguments.section_steps or arguments.steps
     fake.serve()

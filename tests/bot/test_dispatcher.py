@@ -254,6 +254,34 @@ async def test_a_full_disk_delays_and_loses_nothing(
     assert (job.state, job.attempts) == (JobState.FINISHED, 1)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
+@pytest.mark.parametrize("returns", [True, False], ids=["there is space again", "there is none"])
+async def test_a_disk_that_is_full_under_a_job_costs_time_and_not_the_queue(
+    tmp_path: Path, returns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    marker = tmp_path / "full"
+    words = ("--steps", "12", "--step-s", "0.03", "--full-while", str(marker))
+    with caplog.at_level(logging.CRITICAL):
+        async with scene(tmp_path, *words) as found:
+            jobs = [await found.ask(), await found.ask()]
+            await found.makes_progress(jobs[0])
+            marker.touch()
+            if returns:
+                await found.reaches(jobs[0], JobState.QUEUED)
+                marker.unlink()
+            ended = [await found.ends(job) for job in jobs]
+    if returns:
+        assert [job.state for job in ended] == [JobState.FINISHED] * 2
+        for job in ended:
+            assert (found.jobs_dir / job.id / str(job.video)).read_bytes() == video_bytes(12)
+    else:
+        assert [(job.state, job.error_kind) for job in ended] == [
+            (JobState.FAILED, ErrorKind.DISK)
+        ] * 2
+        assert all("is full; its operator must free some space" in (j.error or "") for j in ended)
+        assert [job.attempts for job in ended] == [MAX_ATTEMPTS] * 2
+
+
 async def test_an_unforeseen_error_does_not_end_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -506,7 +506,7 @@ async def test_one_person_gets_a_fair_share(live: Live) -> None:
 async def test_a_failure_is_told_without_a_path(live: Live) -> None:
     async with live.running("fails_path"):
         await live.animate()
-        status = await live.status_says("problem with the disk")
+        status = await live.status_says("problem with the model")
     assert "can not write frame.png" in plain_text(status)
     assert str(live.folder) not in plain_text(status)
 

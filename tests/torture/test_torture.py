@@ -65,6 +65,15 @@ async def test_jobs_survive_what_is_wrong_with_the_machine(faults: ModuleType, p
     assert row.good, row.line() + "\n".join(row.notes)
 
 
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="only Linux has a device that is always full"
+)
+async def test_jobs_survive_folders_in_which_nothing_finds_space(faults: ModuleType) -> None:
+    row = await faults.full_folders(4)
+    assert row.good, row.line() + "\n".join(row.notes)
+    assert row.remarks["turns ended by it"] > 0
+
+
 async def test_jobs_survive_a_generator_of_bad_manners(faults: ModuleType) -> None:
     row = await faults.manners("grows", 1)
     assert row.good, row.line() + "\n".join(row.notes)
