@@ -207,7 +207,6 @@ async def full_folders(jobs: int, batch: int = 0) -> Row:
             task = asyncio.ensure_future(again())
             try:
                 yield
-                await drained(live, 300)
             finally:
                 task.cancel()
                 marker.unlink(missing_ok=True)
@@ -302,13 +301,14 @@ async def _under(row: Row, jobs: int, *words: str, meanwhile: Any = contextlib.n
     async with _live(1.5 if "hangs" in words else 60.0) as live:
         discord = live.playground
         people, refused = [discord.ben, discord.ada, discord.cleo], 0
-        async with live.running("--steps", str(STEPS), "--step-s", "0.02", *words):
-            async with meanwhile(live), asyncio.timeout(60 + 20 * jobs):
+        bot = live.running("--steps", str(STEPS), "--step-s", "0.02", *words)
+        async with bot, meanwhile(live):
+            async with asyncio.timeout(60 + 20 * jobs):
                 for number in range(jobs):
                     while not await asked(live.animate(user=people[number % 3])):
                         refused += 1
                         await asyncio.sleep(0.3)
-                await drained(live, 300)
+            await drained(live, 300)
         row.tried, row.seconds = jobs, time.monotonic() - began
         count(row, live, lambda job, video: video != video_bytes(STEPS))
         add_missing(row, jobs)
