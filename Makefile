@@ -1,5 +1,7 @@
 # The commands of this project. Windows: the README gives the same in plain words.
 PYTHON ?= python3
+# Hundreds of processes are started by the tests; none needs to compile what another has compiled.
+export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -18,11 +20,13 @@ play: $(VENV)/.installed  ## the whole product in a browser, on this machine, wi
 demo: $(VENV)/.installed  ## the whole product once, on this machine, without token or weights
 	$(BIN)/framepack-bot demo
 
-# Three processes: what torch and its tests leave in one is not in the way of the next.
+# Three runs: what torch and its tests leave in one is not in the way of the next. The bot's tests
+# mostly wait for processes and sockets, so there are more of them at once than cores; of the
+# generator's, which compute, each file stays in one process, for it shares what it computed.
 test: $(VENV)/.installed-dev  ## the test suite
-	$(BIN)/python -m pytest tests/bot tests/storage
-	$(BIN)/python -m pytest tests/generator tests/training tests/test_layering.py
-	$(BIN)/python -m pytest tests/playground tests/torture
+	$(BIN)/python -m pytest -n 4 --dist worksteal tests/bot tests/storage
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/generator tests/training tests/test_layering.py
+	$(BIN)/python -m pytest -n 3 --dist worksteal tests/playground tests/torture
 
 torture: $(VENV)/.installed-dev  ## kill everything at random instants, and count what is lost
 	$(BIN)/python benchmarks/torture.py
