@@ -13,7 +13,9 @@ import torch
 from generator import resume
 from generator.errors import OutOfMemoryError
 from generator.pipeline import generate
-from generator.protocol import Finished, JobRequest, Progress, StepCacheKind, Variant
+from generator.protocol import ErrorKind, Finished, JobRequest, Progress, StepCacheKind, Variant
+from generator.whole_file import partial_of
+from generator.worker import failure
 from generator.workshop import Workshop
 from tests.generator.small_jobs import draw_picture, names_in, sha256, small_request, small_workshop
 
@@ -170,3 +172,33 @@ def test_points_are_written_when_due_and_not_before(folder: Path, workshop: Work
                 break
             written.append((folder / resume.POINT_FILE).exists())
     assert not any(written)  # the whole job took less than EVERY_S
+
+
+@pytest.mark.parametrize("what", ["point", "section"])
+def test_a_disk_that_is_full_costs_what_it_had_no_space_for(
+    what: str, workshop: Workshop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = small_request(steps=4)
+    expected = undisturbed(workshop, folder, request)
+    assert run(workshop, folder, request, 2) == 2
+    with monkeypatch.context() as full:
+        if what == "point":
+            if not Path("/dev/full").exists():
+                pytest.skip("only Linux has a device that is always full")
+            full.setattr(workshop, "resume_every_s", 0.0)
+            partial_of(folder / resume.POINT_FILE).symlink_to("/dev/full")
+        else:
+
+            def half(stream: Any) -> None:
+                stream.truncate(stream.tell() - 50)
+                raise OSError(28, "No space left on device")
+
+            full.setattr(resume, "_sync", half)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            run(workshop, folder, request)
+        found = failure("job", caught.value)
+        assert found.kind is ErrorKind.DISK and "is full" in found.message
+    partial_of(folder / resume.POINT_FILE).unlink(missing_ok=True)
+    made = run(workshop, folder, request)
+    assert made == 6  # two of the first section were kept, and stay so
+    assert sha256(folder / "framepack-job.mp4") == expected
