@@ -217,12 +217,18 @@ def test_ctrl_c_reaches_the_generator(tmp_path: Path) -> None:
         "except KeyboardInterrupt:\n    sys.exit(130)\n",
         encoding="utf-8",
     )
-    with subprocess.Popen(
-        [sys.executable, "-m", "bot", "generate"],
-        cwd=tmp_path,
-        env=environ(),
-        stdout=subprocess.PIPE,
-    ) as process:
+    # Where the tests run in a shell's background SIGINT is ignored, which a child would inherit.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bot", "generate"],
+            cwd=tmp_path,
+            env=environ(),
+            stdout=subprocess.PIPE,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
