@@ -287,7 +287,9 @@ async def test_the_failure_table(
     if row.wanted is once_and_smaller:
         monkeypatch.setattr(posts, "UPLOAD_TIMEOUT_S", 30.0)
         video = live.folder / "noise.mp4"
-        monkeypatch.setenv("FAKE_VIDEO", str(await asyncio.to_thread(noisy_video, video)))
+        monkeypatch.setenv(
+            "FAKE_VIDEO", str(await asyncio.to_thread(noisy_video, video, "176x144", 1))
+        )
         words = ("real_video",)
     async with subject_of(live, row, phase, *words) as subject:
         await row.befall(subject)
