@@ -11,6 +11,16 @@ from discord_openapi import problems
 
 from bot.playground import Playground
 
+SLOW_TIMEOUT_S = 600
+"""A slow test has more than the others' two minutes: on a busy machine it needs several times its
+own."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
+
 
 @pytest.fixture
 async def playground() -> AsyncIterator[Playground]:

@@ -158,6 +158,7 @@ def test_what_keeps_the_generator_from_starting_is_said_with_its_settings(
     assert asked[asked.index("--model") + 1].endswith("weights")
 
 
+@pytest.mark.slow
 def test_the_real_check_is_understood(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.undo()
     (folder / "weights" / "vae").mkdir(parents=True)

@@ -204,6 +204,7 @@ def test_of_a_step_cache_whose_sections_only_are_kept_they_are_sent_too(
     assert isinstance(end, Finished) and end.sections_made == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # two real children, each loads torch
 def test_a_suspended_job_is_finished_in_another_child_without_a_step(
     tiny_model: Path, tmp_path: Path

@@ -197,6 +197,7 @@ def test_attention_is_counted_without_scores() -> None:
     assert count.peak_bytes < 2 * 4096 * 4096
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_middle_sized_model_takes_what_was_counted() -> None:
     with Fake() as fake:

@@ -84,6 +84,7 @@ def order(folder: Path, request: JobRequest) -> Generate:
     return Generate(job_id="job", folder=str(folder), request=request)
 
 
+@pytest.mark.slow
 def test_a_suspended_job_goes_on_in_another_child_to_the_same_bytes(
     tiny_model: Path, tmp_path: Path
 ) -> None:

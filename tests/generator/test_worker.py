@@ -343,6 +343,7 @@ def wait_for(log: Path, words: str, count: int = 1) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_memory_is_given_back_when_asked_and_after_a_while_without_work(
     tiny_model: Path, tmp_path: Path
 ) -> None:
