@@ -309,7 +309,7 @@ class Dispatcher:
                     await self._fail(job, ErrorKind.INTERNAL, say(Text.NO_VIDEO))
             case Failed(kind=ErrorKind.DISK, message=message):
                 changed = await self._try_again(turn, ErrorKind.DISK, message)
-                self._rest_s = self._pause_s * 2**changed.attempts
+                self._rest_s = self._pause_s * 2 ** min(changed.attempts, MAX_ATTEMPTS - 1)
             case Failed(kind=kind, message=message):
                 await self._fail(job, kind, message)
             case Suspended():
