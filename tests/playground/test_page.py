@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import os
@@ -57,7 +58,8 @@ class Visitor:
             return answer.status, await answer.json()
 
     async def live(self, user: User) -> aiohttp.ClientWebSocketResponse:
-        return await self.session.ws_connect(f"{self.origin}/page/live?as={user.id}")
+        address = f"{self.origin}/page/live?as={user.id}"
+        return await self.session.ws_connect(address, compress=15)  # as browsers offer
 
 
 @pytest.fixture
@@ -155,6 +157,20 @@ def points_here(page: Playground, monkeypatch: pytest.MonkeyPatch) -> Playground
     gateway = yarl.URL(page.gateway_url)
     monkeypatch.setattr(discord.gateway.DiscordWebSocket, "DEFAULT_GATEWAY", gateway)
     return page
+
+
+async def test_a_browser_that_goes_in_the_middle_is_nobodys_error(
+    visitor: Visitor, page: Playground
+) -> None:
+    loop, complaints = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    for number in range(100):
+        await page.say(page.ben, page.pictures, f"{number} " + "a long message, " * 100)
+    for _ in range(20):
+        await (await visitor.live(page.ben)).close()
+        await asyncio.sleep(0.02)
+    gc.collect()
+    assert complaints == []
 
 
 async def test_wrong_deeds_are_refused_in_one_sentence(visitor: Visitor) -> None:
