@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ async def animate(
                 spoiler=asked.spoiler,
                 max_waiting=admitted.max_waiting,
                 weight=admitted.weight,
-            )
+            ),
+            partial(admit, desk, interaction, request),
         )
         if admitted.priority:
             await desk.community.prioritise(job.id, admitted.priority)

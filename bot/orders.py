@@ -16,9 +16,10 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import aiohttp
 import msgspec
@@ -90,6 +91,7 @@ class Orders:
         self._jobs_dir = jobs_dir
         self._origins = attachment_origins(config.discord.api_url)
         self._fetching = asyncio.Semaphore(FETCHED_AT_ONCE)
+        self._entering: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     def request(self, asked: Asked) -> JobRequest:
         """The settings of a job: what was asked for, else the configured defaults. Refusal."""
@@ -106,8 +108,13 @@ class Orders:
         except RequestError as error:
             raise Refusal(say(Text.SETTING_WRONG, sentence=error)) from None
 
-    async def take(self, wish: Wish) -> Job:
-        """The queued job. Refusal for the asker; DuplicateJob when it is a row already."""
+    async def take(self, wish: Wish, admit: Callable[[], Awaitable[object]]) -> Job:
+        """The queued job. Refusal for the asker; DuplicateJob when it is a row already.
+
+        Limits are looked at twice: before anything is downloaded, and (with `admit`, which raises
+        Refusal) when the row is written, one wish of a person after the other. Else those who ask
+        for ten at once get ten.
+        """
         new = NewJob(
             id=new_job_id(),
             interaction_id=wish.interaction_id,
@@ -127,8 +134,11 @@ class Orders:
                 notes.append(await self._fetch_picture(source, folder / name, small))
             await asyncio.to_thread(_sync_names, folder)
             note = next(filter(None, notes), "")
-            job = await self._store.enqueue(msgspec.structs.replace(new, input_note=note))
-            taken = True
+            async with self._entering.setdefault(wish.user_id, asyncio.Lock()):
+                await self._check_share(wish)
+                await admit()
+                job = await self._store.enqueue(msgspec.structs.replace(new, input_note=note))
+                taken = True
         except DuplicateJob:
             raise
         except (IntakeError, StorageError, OSError) as error:
@@ -176,8 +186,10 @@ class Orders:
             raise Refusal(say(Text.SECONDS_LONG, seconds=seconds, limit=limits.max_seconds))
 
     async def _check_share(self, wish: Wish) -> None:
-        limit = wish.max_waiting
-        count = len(await self._store.unfinished_of(wish.user_id))
+        limit, own = wish.max_waiting, await self._store.unfinished_of(wish.user_id)
+        if any(job.interaction_id == wish.interaction_id for job in own):
+            raise DuplicateJob(f"interaction {wish.interaction_id} is a job already")
+        count = len(own)
         if count >= limit:
             raise Refusal(say(Text.TOO_MANY_WAITING, count=count, limit=limit))
 

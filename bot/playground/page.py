@@ -197,8 +197,8 @@ class Page:
             user = self._user(request)
         except ClientRefused:
             user = self._discord.ben
-        # Not compressed: aiohttp compresses what is large in a task of its own, and when the browser
-        # goes meanwhile nobody is left to be told that it failed.
+        # Not compressed: aiohttp compresses what is large in a task of its own, and when the
+        # browser goes meanwhile nobody is left to be told that it failed.
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, compress=False)
         await socket.prepare(request)
         self._sockets.add(socket)

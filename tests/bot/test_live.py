@@ -503,6 +503,21 @@ async def test_one_person_gets_a_fair_share(live: Live) -> None:
         await live.until(lambda: len(live.jobs()) == 2)
 
 
+@pytest.mark.parametrize("limit", ["max_waiting_per_user", "max_per_day"])
+async def test_who_asks_for_much_at_once_gets_no_more_than_others(live: Live, limit: str) -> None:
+    limits = {"max_waiting_per_user": 9, limit: 2}
+    async with live.running(*SLOW, config=with_limits(live.config, **limits)):
+        asked = [await live.animate() for _ in range(6)]
+
+        def decided() -> list[str]:
+            texts = [one.response.content for one in asked if one.response is not None]
+            return [text for text in texts if "in the queue: " in text or " is the most" in text]
+
+        await live.sees(lambda: len(decided()) == len(asked))
+        refused = [text for text in decided() if "and 2 is the most" in text]
+        assert (len(refused), len(live.jobs()), len(live.folders())) == (4, 2, 2), decided()
+
+
 async def test_a_failure_is_told_without_a_path(live: Live) -> None:
     async with live.running("fails_path"):
         await live.animate()
