@@ -30,6 +30,11 @@ STEADY_S, STEADY_SHARE = 45.0, 0.1
 """An estimate that moves by less than this, or by less than this part of the wait, is the same."""
 
 _MARKDOWN = re.compile(r"[\\*_~`|<>\[\]#@]")
+_TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that change the direction of what stands behind them."""
+_ACCENT = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]"
+_TOWER = re.compile(f"({_ACCENT}{{2}}){_ACCENT}+")
+"""More than two accents on one letter."""
 _PATH = re.compile(
     r"(?<![\w:/.])(?:[A-Za-z]:\\|\.{0,2}/|~/|\\\\)[^\s'\"<>|,;]*[/\\]([^\s'\"<>|,;/\\]*)"
 )
@@ -215,7 +220,8 @@ def sentence_of(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text on one line, its markdown and mentions shown instead of obeyed."""
+    """The text on one line and within it, its markdown and mentions shown instead of obeyed."""
+    text = _TOWER.sub(r"\1", _TURNING.sub("", text))
     return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
 
 

@@ -331,6 +331,13 @@ def test_shorten_and_plain() -> None:
     assert plain("a\n\n b") == "a b"
 
 
+def test_a_prompt_stays_in_its_line() -> None:
+    assert plain("a \u202ecat\u202c \u2067runs\u2069") == "a cat runs"
+    assert plain("c" + "\u0301" * 300 + "at") == "c\u0301\u0301at"
+    for text in ("Việt e\u0302\u0301", "שלום", "👩\u200d🚀", "日本"):
+        assert plain(text) == text
+
+
 def test_the_buttons_id_holds_the_job() -> None:
     button = JobButton(Action.CANCEL, "abcdefgh23")
     template = JobButton.__discord_ui_compiled_template__
