@@ -556,7 +556,7 @@ async def test_an_error_nobody_foresaw_has_a_number_in_answer_and_log(
 ) -> None:
     from bot.orders import Orders
 
-    async def broken(self: Orders, wish: object) -> None:
+    async def broken(self: Orders, wish: object, admit: object) -> None:
         raise ZeroDivisionError("nobody foresaw this")
 
     monkeypatch.setattr(Orders, "take", broken)
