@@ -66,6 +66,10 @@ class CutAtTheRow(JobStore):
         return await super().enqueue(new)
 
 
+async def everybody() -> None:
+    """Lets everybody in."""
+
+
 @pytest.fixture
 async def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Orders]:
     config = Config(storage=StorageConfig(data_dir=tmp_path))
@@ -99,7 +103,7 @@ async def test_copied_pictures_are_on_the_disk_before_the_row_is(
     orders: Orders, tmp_path: Path
 ) -> None:
     wish = wish_of(tmp_path / "earlier")
-    await orders.take(wish)
+    await orders.take(wish, everybody)
     assert orders._store.found == {name: png(64 + n) for n, name in enumerate(NAMES)}  # type: ignore[attr-defined]
 
 
@@ -114,7 +118,7 @@ async def test_the_names_of_attached_pictures_are_on_the_disk_before_the_row_is(
     monkeypatch.setattr("bot.orders.download", download)
     wish = wish_of(tmp_path / "earlier")
     wish.pictures.update(dict.fromkeys(NAMES, "http://127.0.0.1/boat.png"))
-    await orders.take(wish)
+    await orders.take(wish, everybody)
     assert orders._store.found == dict.fromkeys(NAMES, b"")  # type: ignore[attr-defined]
 
 
@@ -128,8 +132,8 @@ async def test_a_disk_that_fills_up_while_pictures_are_copied_is_said_and_leaves
     wish = wish_of(tmp_path / "earlier")
     monkeypatch.setattr("shutil.copyfile", full)
     with pytest.raises(Refusal, match="disk is full"):
-        await orders.take(wish)
+        await orders.take(wish, everybody)
     assert list((tmp_path / "jobs").iterdir()) == []
     assert await orders._store.recent(10) == []
     monkeypatch.undo()
-    await orders.take(wish)
+    await orders.take(wish, everybody)
