@@ -1,10 +1,10 @@
 """Pull the plug, fill the disk, lie about the time; count what is lost: `make torture`.
 
-    python benchmarks/torture.py [--log FILE] [--only WORD] [--times N]
+    python benchmarks/torture.py [--log FILE] [--only WORD] [--divide N]
 
 Runs every part and prints one table: tried, survived, lost, duplicated, bytes equal. Each finished
 batch is appended to the log, so that a run that is broken off has told what it did and goes on
-there; remove the log to begin anew. `--times` divides all the numbers.
+there; remove the log to begin anew. `--divide` divides all the numbers.
 """
 
 from __future__ import annotations
