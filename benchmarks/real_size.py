@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from generator.encoders import decode_latents, encode_image, encode_latent
+from generator.machine import give_back_freed_memory
 from generator.models import ModelFolder
 from generator.placement import Placement
 from generator.plan import empty_module, read_configs, transformer_inputs
@@ -145,6 +146,7 @@ def _write_file(file: Path, shapes: dict[str, tuple[int, ...]], raw: memoryview)
 
 def run_all(folder: Path, dtype: str, parts: list[str]) -> None:
     """Run the parts in the order of a job and print the table."""
+    give_back_freed_memory()  # as the generator does at its start
     placement = Placement(ModelFolder(folder), device="cpu", dtype=dtype, mode=Mode.DISK)
     print(placement.why)
     print(f"before anything: {_status('RssAnon') / GIB:.2f} GiB anonymous\n")
@@ -156,6 +158,7 @@ def run_all(folder: Path, dtype: str, parts: list[str]) -> None:
             for number in range(2 if part == "transformer" else 1):
                 with _measuring() as measured, placement.on_gpu(part) as module:
                     run(module)
+                    del module  # what is given back below must not be held here
                 print(
                     f"{part:<16}{number + 1:>5}{measured.seconds:>8.1f}"
                     f"{measured.peak_anonymous / GIB:>15.2f}{measured.read_bytes / GIB:>10.2f}",
