@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import deque
 from pathlib import Path
 
 from middling import (
@@ -46,7 +47,7 @@ def run_one(model: Path, seconds: float) -> dict[str, float]:
             steps=STEPS,
         )
         with OwnMemoryPeak() as own:
-            *_, finished = generate("job", request, Path(folder), workshop)
+            [finished] = deque(generate("job", request, Path(folder), workshop), maxlen=1)
     latents = 1 + (finished.frames - 1) // 4
     latent_mib = latents * 16 * 4 * (finished.width // 8) * (finished.height // 8) / 2**20
     pixel_mib = finished.frames * finished.width * finished.height * 3 * 4 / 2**20

@@ -176,6 +176,7 @@ def _chunks(run: Run, history: History, vae: Any) -> Iterator[Tensor]:
                 "damaged, or the dtype is too narrow for them (try dtype = float32)."
             )
         yield pixels
+        del pixels  # while the next are decoded
 
 
 def _window_shape(start: Tensor, window: int) -> tuple[int, ...]:

@@ -61,7 +61,8 @@ def cross_fade(chunks: Iterable[Tensor], overlap: int) -> Iterator[Tensor]:
         if tail is not None:
             chunk = torch.cat([tail * weights + chunk[:overlap] * (1 - weights), chunk[overlap:]])
         yield chunk[:-overlap]
-        tail = chunk[-overlap:]
+        tail = chunk[-overlap:].clone()
+        del chunk  # while the next one is decoded
     if tail is not None:
         yield tail
 
