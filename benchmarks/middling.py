@@ -92,7 +92,7 @@ class OwnMemoryPeak:
     """
 
     def __init__(self) -> None:
-        self.mib = 0.0
+        self.mib = self._lap = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -106,7 +106,13 @@ class OwnMemoryPeak:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.001):
-            self.mib = max(self.mib, own_memory_mib())
+            now = own_memory_mib()
+            self.mib, self._lap = max(self.mib, now), max(self._lap, now)
+
+    def lap(self) -> float:
+        """The most since the last lap."""
+        peak, self._lap = self._lap, 0.0
+        return peak
 
 
 def own_memory_mib() -> float:
