@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -195,26 +196,18 @@ async def full_folders(jobs: int, batch: int = 0) -> Row:
     with tempfile.TemporaryDirectory() as name:
         marker = Path(name) / "full"
 
-        @contextlib.asynccontextmanager
-        async def fill(live: Live) -> AsyncIterator[None]:
-            async def again() -> None:
-                while True:
-                    marker.touch()
-                    await asyncio.sleep(0.5)
-                    marker.unlink()
-                    await asyncio.sleep(1.0)
-
-            task = asyncio.ensure_future(again())
+        async def fill(live: Live) -> None:
+            marker.touch()
             try:
-                yield
+                await asyncio.sleep(0.5)
             finally:
-                task.cancel()
-                marker.unlink(missing_ok=True)
+                marker.unlink()
 
         intake.PICTURE_PROCESS = (sys.executable, str(FULL), str(marker))
         JobStore.lost = lost  # type: ignore[method-assign]
         try:
-            await _under(row, jobs, "--full-while", str(marker), meanwhile=fill)
+            again = functools.partial(_again, fill)
+            await _under(row, jobs, "--full-while", str(marker), meanwhile=again)
         finally:
             intake.PICTURE_PROCESS = real_process
             JobStore.lost = real_lost  # type: ignore[method-assign]
@@ -225,30 +218,34 @@ async def locked(jobs: int, batch: int = 0) -> Row:
     """Another program locks the file again and again, for longer than the bot waits."""
     row = Row(name="a locked database", batch=batch)
 
-    @contextlib.asynccontextmanager
-    async def lock(live: Live) -> AsyncIterator[None]:
-        stop = asyncio.Event()
+    def hold(live: Live) -> None:
+        with closing(sqlite3.connect(live.folder / "bot.sqlite3", timeout=20)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            time.sleep(5.5)
+            other.rollback()
 
-        def hold(held_s: float) -> None:
-            with closing(sqlite3.connect(live.folder / "bot.sqlite3", timeout=20)) as other:
-                other.execute("BEGIN EXCLUSIVE")
-                time.sleep(held_s)
-                other.rollback()
+    async def lock(live: Live) -> None:
+        await asyncio.to_thread(hold, live)
+        row.remarks["locks of 5.5 s"] = row.remarks.get("locks of 5.5 s", 0) + 1
 
-        async def again() -> None:
-            while not stop.is_set():
-                await asyncio.to_thread(hold, 5.5)
-                row.remarks["locks of 5.5 s"] = row.remarks.get("locks of 5.5 s", 0) + 1
-                await asyncio.sleep(1.0)
-
-        task = asyncio.ensure_future(again())
-        try:
-            yield
-        finally:
-            task.cancel()
-
-    await _under(row, jobs, meanwhile=lock)
+    await _under(row, jobs, meanwhile=functools.partial(_again, lock))
     return row
+
+
+@contextlib.asynccontextmanager
+async def _again(fault: Callable[[Live], Awaitable[None]], live: Live) -> AsyncIterator[None]:
+    """While the block lasts the fault comes again and again, with a second of peace between."""
+
+    async def repeat() -> None:
+        while True:
+            await fault(live)
+            await asyncio.sleep(1.0)
+
+    task = asyncio.ensure_future(repeat())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 async def clock(jobs: int, batch: int = 0) -> Row:

@@ -23,6 +23,7 @@ from generator.errors import ModelError
 from generator.fp8 import converted_folder, is_fp8
 from generator.models import ModelFolder
 from generator.protocol import Storage
+from generator.stopping import always
 from generator.streaming import BlockStream, cast_on_use
 from generator.tensor_files import TensorFiles
 
@@ -103,7 +104,7 @@ def assemble(
     recipe: Recipe,
     device: Device,
     kept: BlockSource | None = None,
-    still_wanted: Callable[[], None] = lambda: None,
+    still_wanted: Callable[[], None] = always,
 ) -> Assembled:
     """Put the part together. ModelError when its files are not this model's.
 
@@ -135,9 +136,8 @@ def assemble(
                 name: holding(block.prefix + name) for name, _ in block.module.named_parameters()
             }
             cast_on_use(block.module, recipe.dtype, held)
-        if (
-            recipe.compiled
-        ):  # innermost: what a stream or a step cache does around it stays as it is
+        if recipe.compiled:
+            # Innermost: what a stream or a step cache does around it stays as it is.
             compile_blocks(block.module for block in blocks)
         source, stream = None, None
         if layouts:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from generator.devices import Device
+from generator.stopping import always
 from generator.tensor_files import TensorFiles
 
 ALIGNMENT = 256  # bytes; what GPU copies and vector loads like
@@ -94,7 +95,7 @@ class BlockSource:
         files: TensorFiles,
         device: Device,
         in_ram: Collection[int],
-        still_wanted: Callable[[], None] = lambda: None,
+        still_wanted: Callable[[], None] = always,
     ):
         """`still_wanted` is called before each of `in_ram` is read; raising, it leaves none."""
         self.layouts, self.files = layouts, files

@@ -46,7 +46,7 @@ from generator.modes import (
 )
 from generator.protocol import Attention, Mode, Storage, Variant
 from generator.read_ahead import AFTER, ReadAhead
-from generator.stopping import asking
+from generator.stopping import always, asking
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Placement:
         self.transformer_dtype = choose_dtype(dtype, self.device, torch.bfloat16)
         self.encoder_dtype = choose_dtype(dtype, self.device, torch.float16)
         self.preserve_vram_gib, self._storage = preserve_vram_gib, storage
-        self.still_wanted: Callable[[], None] = _always
+        self.still_wanted: Callable[[], None] = always
         """Called before each layer computes and each tensor is read; what it raises ends that."""
         self.given_up: tuple[Sacrifice, ...] = ()
         """What the job at work gave up for room; it changes values."""
@@ -368,7 +368,3 @@ class Placement:
         machine = measure(self.device)
         advice = "ask for a smaller resolution, or close other programs that use the memory"
         return f"The machine ran out of memory at {part} ({self.mode}; {machine}); {advice}."
-
-
-def _always() -> None:
-    """Somebody waits."""

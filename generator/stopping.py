@@ -15,6 +15,10 @@ class NoLongerWanted(Exception):
     """Raised by who is asked: the job is cancelled."""
 
 
+def always() -> None:
+    """What is asked while nobody can cancel: it is wanted."""
+
+
 @contextmanager
 def asking(module: nn.Module, still_wanted: Callable[[], None]) -> Iterator[None]:
     """While the block lasts `still_wanted` is called before each layer of `module` computes.

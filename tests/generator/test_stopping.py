@@ -13,7 +13,7 @@ from small_jobs import draw_picture, names_in, run_job, serve_settings, sha256, 
 from generator.pipeline import generate
 from generator.protocol import Progress, Stage, Variant
 from generator.resume import discard
-from generator.stopping import NoLongerWanted
+from generator.stopping import NoLongerWanted, always
 from generator.workshop import Workshop, open_workshop
 
 COMPUTING = (Stage.TEXT, Stage.IMAGE, Stage.SAMPLING, Stage.DECODING)
@@ -43,7 +43,7 @@ def run(workshop: Workshop, folder: Path, asked: Asked, **changes: Any) -> None:
                 if isinstance(event, Progress):
                     asked.now = event.stage
     finally:
-        workshop.placement.still_wanted = lambda: None
+        workshop.placement.still_wanted = always
 
 
 def workshop_of(model: Path, **words: Any) -> Workshop:
