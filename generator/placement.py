@@ -260,7 +260,7 @@ class Placement:
                 tile_sample_stride_height=stride,
                 tile_sample_stride_width=stride,
             )
-        if name == "vae" and self.device.type == "cpu" and self.encoder_dtype is torch.float32:
+        if name == "vae" and self.device.type == "cpu":
             quicken(module)
         self._modules[name] = module
         return module
