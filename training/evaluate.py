@@ -30,6 +30,7 @@ from generator.placement import Placement
 from generator.protocol import Finished, Mode, Progress, Stage, Storage, Variant, job_request
 from generator.workshop import Workshop
 from training.captions import OPPOSITE, PANS, TEST_SUBJECTS, TOLD, ZOOMS, Motion, caption
+from training.pages import write_table
 from training.scores import Score, score
 
 log = logging.getLogger(__name__)
@@ -143,20 +144,24 @@ def _read(path: Path, height: int, width: int) -> np.ndarray:
 
 def main_table(
     studio: Studio, pictures: dict[str, Image.Image]
-) -> tuple[dict[Variant, list[Score]], list[np.ndarray]]:
-    """Seven motions over every photo, the variants taking turns; and a few videos to look at."""
+) -> tuple[dict[Variant, list[Score]], list[np.ndarray], str]:
+    """Seven motions over every photo, the variants taking turns.
+
+    Returns the figures, a few videos to look at, and how near each photo's first frames are to it.
+    """
     scores: dict[Variant, list[Score]] = {variant: [] for variant in Variant}
-    shown = []
+    shown, nearness = [], dict.fromkeys(pictures, 0.0)
     rng = np.random.default_rng(71)
-    for i, (_, photo) in enumerate(pictures.items()):
+    for i, (name, photo) in enumerate(pictures.items()):
         for j, motion in enumerate(TOLD):
             variant = tuple(Variant)[(i + j) % 2]
             prompt = caption(rng, motion, TEST_SUBJECTS)
             figures, frames = studio.judge_and_show(photo, prompt, motion, variant=variant)
             scores[variant].append(figures)
+            nearness[name] += figures.first_frame_db / len(TOLD)
             if i in SHOWN_PHOTOS:
                 shown.append(frames[:: SECTION_FRAMES // 2])
-    return scores, shown
+    return scores, shown, ", ".join(f"{name} {db:.1f}" for name, db in nearness.items())
 
 
 def side_questions(studio: Studio, pictures: dict[str, Image.Image]) -> Iterator[tuple[str, str]]:
@@ -221,11 +226,9 @@ def report(
     scores: dict[Variant, list[Score]],
     side: list[tuple[str, str]],
 ) -> str:
-    """The page in Markdown."""
+    """The measured part of the page, in Markdown."""
     everything = [s for part in scores.values() for s in part]
     lines = [
-        "# The demo model, measured",
-        "",
         f"Made by `python -m training.evaluate {command}` on {len(everything)} videos of "
         f"{len(pictures)} photos of scikit-image and scikit-learn that training never saw "
         f"({', '.join(pictures)}), {RESOLUTION} px, 2.4 s, 10 "
@@ -269,7 +272,7 @@ def report(
     blurred = _mean(s.grain for s in everything if s.told in ZOOMS)
     lines.append(f"| fine detail of the last frame ÷ the first where a zoom is told | {blurred} |")
     lines += [f"| {name} | {answer} |" for name, answer in side]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def contact_sheet(videos: list[np.ndarray], path: Path) -> None:
@@ -299,15 +302,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     pictures = photos()
     pictures = dict(list(pictures.items())[: arguments.photos])
     words = sys.argv[1:] if argv is None else list(argv)
-    side: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(arguments.model, Path(folder), arguments.motion_bias)
-        scores, shown = main_table(studio, pictures)
+        scores, shown, by_photo = main_table(studio, pictures)
+        side = [("first frame to the picture by photo, PSNR in dB", by_photo)]
         contact_sheet(shown, arguments.sheet)
         questions = iter(()) if arguments.no_side_questions else side_questions(studio, photos())
         while True:  # the page is there after the main table, and grows by one answer at a time
             page = report(" ".join(words), list(pictures), scores, side)
-            arguments.page.write_text(page, encoding="utf-8")
+            write_table(arguments.page, "The demo model, measured", page)
             answer = next(questions, None)
             if answer is None:
                 break

@@ -21,6 +21,7 @@ import numpy as np
 from generator.protocol import Stage, StepCacheKind, Storage
 from training.captions import Motion
 from training.evaluate import Studio, photos
+from training.pages import write_table
 from training.scores import Score, psnr
 
 log = logging.getLogger(__name__)
@@ -153,21 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     table = report(" ".join(words), rows, best)
     print(table)
-    write_table(arguments.page, table)
+    write_table(arguments.page, "What saving time costs", table)
     return 0
-
-
-START, END = "<!-- table -->", "<!-- end of table -->"
-
-
-def write_table(page: Path, table: str) -> None:
-    """Put the table between the page's marks; a page without them becomes the table alone."""
-    text = page.read_text("utf-8") if page.exists() else ""
-    if START not in text or END not in text:
-        text = f"# What saving time costs\n\n{START}\n{END}\n"
-    before, rest = text.split(START, 1)
-    _, after = rest.split(END, 1)
-    page.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

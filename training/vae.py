@@ -215,7 +215,7 @@ def _batch(pictures: Pictures, step: int, steps: int) -> Tensor:
 def train(folder: Path, code: Path, pictures: Path, *, steps: int = 4000) -> Path:
     """Train or go on training; returns the diffusers folder of the averaged weights.
 
-    Every 50 steps: the state to resume from, a contact sheet, the measured PSNR in the log.
+    Every 100 steps: the state to resume from, a contact sheet, the measured PSNR in the log.
     """
     torch.manual_seed(11)
     model = Autoencoder(AutoencoderKLHunyuanVideo.from_pretrained(code))
