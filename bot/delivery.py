@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from bot.fitting import FILLED, FittingError, fit
+from bot.fitting import FILLED, FittingError, NoRoomError, fit
 from bot.posts import PostError, Posts, Trouble
 from bot.publisher import Publisher
 from bot.texts import Text, say
@@ -172,7 +172,7 @@ class Delivery:
         raise PostError(Trouble.TOO_LARGE, say(Text.REFUSED_SIZES, count=UPLOADS_TRIED))
 
     async def _fitted(self, file: Path, limit_bytes: int) -> Path:
-        """The file, or a version of it that is small enough. PostError when there is none."""
+        """The file, or a version of it that is small enough. PostError when there is none (yet)."""
         if _size_bytes(file) <= limit_bytes:
             return file
         budget = int(limit_bytes * FILLED)
@@ -180,6 +180,8 @@ class Delivery:
         try:
             if smaller.is_file() or await self._fit(file, smaller, budget):
                 return smaller
+        except NoRoomError as error:
+            raise PostError(Trouble.TRANSIENT, str(error)) from error
         except (FittingError, OSError) as error:
             log.error("%s could not be made smaller: %s", file.name, error)
         raise PostError(Trouble.TOO_LARGE, say(Text.NO_SMALLER))

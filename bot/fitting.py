@@ -24,6 +24,7 @@ from bot.backend import SECRET_VARIABLES
 
 log = logging.getLogger(__name__)
 
+MIB = 1 << 20
 FILLED = 0.97
 """How much of a limit is used: the container needs some, and rate control is not exact."""
 ENCODED_AT_A_SIZE = 3
@@ -42,6 +43,10 @@ _STREAM = re.compile(r"Video:.*? (\d{2,5})x(\d{2,5}).*?([\d.]+) fps")
 
 class FittingError(Exception):
     """The video could not be made smaller; the text is for the log."""
+
+
+class NoRoomError(FittingError):
+    """The disk is too full to try; it is worth another try when there is room."""
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,11 +69,24 @@ class Pass(msgspec.Struct, frozen=True, kw_only=True):
 async def fit(source: Path, destination: Path, limit_bytes: int) -> bool:
     """Make `destination` a version of `source` of at most `limit_bytes`; False if none is any good.
 
-    The folder is made where it is missing. Raises FittingError when ffmpeg does not work.
+    The folder is made where it is missing, on the source's disk. Raises NoRoomError when that is
+    too full, FittingError when ffmpeg does not work.
     """
     ffmpeg = await asyncio.to_thread(_find_ffmpeg)
     shape = shape_of(await _run([ffmpeg, "-hide_banner", "-i", str(source)]))
-    await asyncio.to_thread(_make, destination.parent)
+    await asyncio.to_thread(_need_room, source, limit_bytes)
+    try:
+        await asyncio.to_thread(_make, destination.parent)
+        return await _fit(ffmpeg, source, destination, shape, limit_bytes)
+    except (FittingError, OSError):
+        # A full disk has many words, in ffmpeg and in its libraries; the disk itself has one.
+        await asyncio.to_thread(_need_room, source, limit_bytes)
+        raise
+
+
+async def _fit(
+    ffmpeg: str, source: Path, destination: Path, shape: Shape, limit_bytes: int
+) -> bool:
     with tempfile.TemporaryDirectory(dir=destination.parent) as scratch:
         part = Path(scratch) / "part.mp4"
         for way in ways(shape, limit_bytes):
@@ -165,3 +183,13 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FittingError(f"{folder} can not be made: {error.strerror}") from error
+
+
+def _need_room(source: Path, limit_bytes: int) -> None:
+    """NoRoomError where a file of so many bytes, and what ffmpeg notes beside it, has no room."""
+    free, needed = shutil.disk_usage(source.parent).free / MIB, 2 * limit_bytes / MIB
+    if free < needed:
+        raise NoRoomError(
+            f"the disk has {free:.1f} MiB free, and making {source.name} smaller needs "
+            f"{needed:.1f} MiB; make room, it is tried again"
+        )

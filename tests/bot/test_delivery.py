@@ -10,7 +10,8 @@ import pytest
 from fake_posts import FakePosts
 from virtual_time import now, now_s, open_store, run
 
-from bot.delivery import Delivery
+from bot.delivery import Delivery, Fit
+from bot.fitting import NoRoomError
 from bot.posts import Trouble
 from bot.publisher import Publisher
 from generator.protocol import job_request
@@ -40,16 +41,19 @@ async def store_with_finished_job(folder: Path) -> AsyncIterator[JobStore]:
         yield store
 
 
-async def deliver(store: JobStore, posts: FakePosts, folder: Path, seconds: float = 0) -> Job:
+async def small_version(source: Path, destination: Path, limit_bytes: int) -> bool:
+    """In ffmpeg's place: a file of exactly so many bytes."""
+    if limit_bytes < FLOOR_BYTES:
+        return False
+    await asyncio.to_thread(write, destination, limit_bytes)
+    return True
+
+
+async def deliver(
+    store: JobStore, posts: FakePosts, folder: Path, seconds: float = 0, fit: Fit = small_version
+) -> Job:
     """Run a delivery until nothing is pending, or for so long."""
     publisher = Publisher(posts, store, folder / "jobs", clock=now)
-
-    async def fit(source: Path, destination: Path, limit_bytes: int) -> bool:
-        if limit_bytes < FLOOR_BYTES:
-            return False
-        await asyncio.to_thread(write, destination, limit_bytes)
-        return True
-
     delivery = Delivery(posts, store, publisher, folder / "jobs", fit=fit)
     end = now_s() + seconds if seconds else float("inf")
     async with asyncio.TaskGroup() as group:
@@ -179,6 +183,25 @@ async def test_too_large_is_said_in_the_channel(
     assert "with 3.0 MiB it is too large for Discord here" in message.text
     assert f"`jobs/{JOB}/framepack-{JOB}.mp4`" in message.text
     assert str(folder) not in message.text + (job.error or "")
+
+
+@scene
+async def test_a_full_disk_is_waited_out_and_the_video_is_not_called_too_large(
+    store: JobStore, posts: FakePosts, folder: Path
+) -> None:
+    posts.boosted[5] = 1 << 20
+    full_until_s = now_s() + 3600
+
+    async def fit(source: Path, destination: Path, limit_bytes: int) -> bool:
+        if now_s() < full_until_s:
+            raise NoRoomError("the disk has 0.1 MiB free")
+        return await small_version(source, destination, limit_bytes)
+
+    job = await deliver(store, posts, folder, fit=fit)
+    assert now_s() >= full_until_s
+    assert job.delivery is Stand.DELIVERED
+    [message] = posts.messages.values()
+    assert message.file == f"framepack-{JOB}.mp4"
 
 
 @scene

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
 
-from bot.fitting import FittingError, Shape, fit, shape_of, ways
+from bot import fitting
+from bot.fitting import FittingError, NoRoomError, Shape, fit, shape_of, ways
 
 
 def noisy_video(path: Path, size: str = "320x240", seconds: int = 2) -> Path:
@@ -68,6 +70,21 @@ async def test_what_is_no_video_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(bytes(1000))
     with pytest.raises(FittingError, match="finds no video"):
         await fit(tmp_path / "a.mp4", tmp_path / "b.mp4", 500)
+
+
+@pytest.mark.parametrize("fills", ["before", "meanwhile"])
+async def test_a_full_disk_is_told_from_a_video_that_can_not_be_made_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fills: str
+) -> None:
+    source = await asyncio.to_thread(noisy_video, tmp_path / "big.mp4")
+    real, free = shutil.disk_usage(tmp_path), [700_000]
+    if fills == "meanwhile":
+        free.insert(0, 900_000)
+        monkeypatch.setattr(fitting, "THREADS", "as many as ffmpeg can not have")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=free.pop(0)))
+    with pytest.raises(NoRoomError, match=r"0\.7 MiB free, and .* needs 0\.8 MiB"):
+        await fit(source, tmp_path / "fitted" / "big.mp4", 400_000)
+    assert not any(path.is_file() for path in (tmp_path / "fitted").rglob("*"))
 
 
 def test_the_size_shrinks_before_the_picture_turns_to_blocks() -> None:
