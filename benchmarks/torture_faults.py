@@ -26,7 +26,7 @@ import pillow_heif
 from fake_generator import video_bytes
 from live import Live
 from PIL import Image
-from test_intake import halves, packed, png_of_zeros
+from sent_pictures import halves, packed, png_of_zeros
 from torture_kills import ROOT, add_missing, asked, count, drained
 from torture_table import Row
 
