@@ -37,6 +37,8 @@ WITHIN_S = 90.0
 """How long a test waits for what must come. Long: on a machine whose processors others had taken, a
 job of a second needed more than half a minute, and nothing was wrong."""
 COMMANDS = ("animate", "cancel", "queue")
+SLOW = ("--steps", "1000", "--step-s", "0.05")
+"""Words for a generator that is still at work when a test has seen what it wanted."""
 
 
 def fake_command(*words: str) -> list[str]:

@@ -4,8 +4,8 @@ The subject is a job of ben's in a channel of its own; while it "waits" a job of
 While it is "delivered" its first upload has met a 503 and the next comes after a pause. In every
 phase the video must come exactly once, or what the row says instead. A bot that is killed is a
 process of its own; more of the moments around an upload are in test_delivery_kills, random ones in
-the torture. Interactions that arrive twice and the lock of one instance belong to no phase and are
-in test_live.
+the torture. What belongs to no phase is elsewhere: interactions that arrive twice in
+test_live_discord, the lock of one instance in test_live_start.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from live import COMMANDS, Live
+from live import COMMANDS, SLOW, Live
 
 from bot.__main__ import main
 from bot.playground import Playground
@@ -22,7 +22,6 @@ from storage.jobs import JobState
 
 SCRIPT = Path(__file__).resolve().parent / "bot_with_fake.py"
 ROOT = SCRIPT.parent.parent.parent
-SLOW = ("--steps", "1000", "--step-s", "0.05")
 
 
 def environ(**changes: str) -> dict[str, str]:

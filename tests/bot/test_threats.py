@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import psutil
-from live import Live
+from live import SLOW, Live
 from test_dispatcher import scene
-from test_process import SLOW, bot_process, family
+from test_process import bot_process, family
 
 from bot.playground import Playground
 from storage.jobs import JobState

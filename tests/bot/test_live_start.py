@@ -1,0 +1,80 @@
+"""A bot that starts, or says why it does not; that goes on where the one before it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+
+import msgspec
+import pytest
+from live import PICTURE, SLOW, Live, fake_command
+
+from bot.app import StartError, run_bot
+from storage.jobs import Delivery, JobState
+
+
+async def test_a_wrong_token_is_one_sentence(live: Live) -> None:
+    with pytest.raises(StartError, match="does not accept the bot's token"):
+        await run_bot(live.config, "wrong", command=["nothing"])
+
+
+async def test_an_api_that_is_not_there_is_one_sentence(live: Live) -> None:
+    nowhere = msgspec.structs.replace(live.config.discord, api_url="http://127.0.0.1:9/api/v10")
+    config = msgspec.structs.replace(live.config, discord=nowhere)
+    with pytest.raises(StartError, match=r"127.0.0.1:9/api/v10 can not be reached"):
+        await run_bot(config, "token", command=["nothing"])
+
+
+async def test_a_broken_generator_at_start_is_one_sentence(live: Live) -> None:
+    with pytest.raises(StartError, match="the model folder has no vae"):
+        await run_bot(live.config, live.playground.token, command=fake_command("broken"))
+
+
+async def test_a_second_bot_on_one_folder_is_refused(live: Live) -> None:
+    async with live.running():
+        with pytest.raises(StartError, match="another framepack-bot already uses"):
+            await run_bot(live.config, live.playground.token, command=["nothing"])
+
+
+async def test_strange_folders_are_removed_at_start(live: Live) -> None:
+    (live.folder / "jobs" / "halfdone22").mkdir(parents=True)
+    (live.folder / "jobs" / "halfdone22" / "input.png").write_bytes(PICTURE.data)
+    async with live.running():
+        assert live.folders() == []
+
+
+async def test_a_deleted_status_message_stays_deleted_after_a_restart(live: Live) -> None:
+    async with live.running(*SLOW):
+        await live.animate()
+        live.playground.delete_message(await live.status_says("step "))
+        await live.until(lambda: live.jobs()[0].status_deleted)
+    async with live.running(*SLOW):
+        await live.until(lambda: live.jobs()[0].state is JobState.RUNNING)
+        await asyncio.sleep(1.5)
+        assert live.posts() == []
+
+
+async def test_what_was_delivered_is_not_delivered_again(live: Live) -> None:
+    async with live.running():
+        await live.animate()
+        await live.video()
+        await live.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
+    for _ in range(2):
+        async with live.running():
+            await asyncio.sleep(0.5)
+    assert len(live.videos()) == 1
+    registered = [c for c in live.playground.calls if c.method == "PUT" and "commands" in c.path]
+    assert len(registered) == 1
+
+
+async def test_a_video_that_was_posted_but_not_written_down_is_found(live: Live) -> None:
+    async with live.running():
+        await live.animate()
+        await live.video()
+        await live.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
+    with sqlite3.connect(live.folder / "bot.sqlite3") as database:
+        database.execute("UPDATE jobs SET delivery = 'pending', result_message_id = NULL")
+    database.close()
+    async with live.running():
+        await live.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
+    assert len(live.videos()) == 1
