@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import psutil
+from dispatcher_scene import scene
 from live import SLOW, Live
-from test_dispatcher import scene
 from test_process import bot_process, family
 
 from bot.playground import Playground
