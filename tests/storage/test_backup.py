@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from test_jobs import new
+from new_jobs import new
 
 from storage.jobs import JobState, JobStore, StorageError
 from storage.reading import back_up, read_jobs

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_jobs import new
+from new_jobs import new
 
 from generator.protocol import ErrorKind
 from storage.jobs import Delivery, Job, JobState, JobStore

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
-from test_jobs import Clock, new
+from new_jobs import Clock, new
 
 from generator.protocol import Variant
 from storage.community import Community, Switch
 from storage.jobs import JobState, JobStore, NewJob, Short, WrongState
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[JobStore]:
-    async with await JobStore.open(tmp_path / "bot.sqlite3", clock=clock) as opened:
-        yield opened
 
 
 async def claimed(store: JobStore, times: int, turn_s: float = 60) -> list[str]:
