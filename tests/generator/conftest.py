@@ -1,4 +1,4 @@
-"""What all tests of the generator share: one thread, one random model folder."""
+"""What all tests of the generator share: one thread, one random model folder and its workshop."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_jobs import small_workshop
 
 from generator.tiny import make_tiny_model
+from generator.workshop import Workshop
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,3 +34,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tiny_model(other, seed=1)
     shutil.copytree(other / "transformer", folder / "transformer_f1")
     return folder
+
+
+@pytest.fixture(scope="module")
+def workshop(tiny_model: Path) -> Workshop:
+    """One for all jobs of a file."""
+    return small_workshop(tiny_model)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import tempfile
 from argparse import Namespace
@@ -32,6 +33,9 @@ SMALL: dict[str, Any] = {
     "seconds": 0.2,
     "steps": 2,
 }
+
+VIDEO = "framepack-job.mp4"
+"""What a job of the name `job` makes."""
 
 
 def small_request(**changes: Any) -> JobRequest:
@@ -101,3 +105,14 @@ def frames_in(mp4: Path, width: int, height: int) -> np.ndarray:
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode", "passthrough", "-"]
     raw = subprocess.run(command, check=True, capture_output=True).stdout
     return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+
+
+def comment_of(mp4: Path) -> Any:
+    """The JSON in the file's metadata, as ffmpeg prints it."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(mp4)]
+    text = subprocess.run(
+        [*command, "-f", "ffmetadata", "-"], check=True, capture_output=True
+    ).stdout.decode()
+    (line,) = [line for line in text.replace("\\\n", "\n").split("\n") if line[:8] == "comment="]
+    escaped = iter(line.removeprefix("comment="))
+    return json.loads("".join(next(escaped) if char == "\\" else char for char in escaped))

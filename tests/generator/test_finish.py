@@ -40,17 +40,11 @@ from tests.generator.small_jobs import (
     run_job,
     sha256,
     small_request,
-    small_workshop,
 )
 from tests.generator.test_suspend import child, order
 
 THREE = {"seconds": 0.4, "steps": 2, "crf": 0}
 """Three sections of one latent frame each; what ffmpeg is given comes out again unchanged."""
-
-
-@pytest.fixture(scope="module")
-def workshop(tiny_model: Path) -> Workshop:
-    return small_workshop(tiny_model)
 
 
 def stop_after(workshop: Workshop, folder: Path, request: JobRequest, steps: int) -> None:

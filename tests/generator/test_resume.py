@@ -37,11 +37,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def workshop(tiny_model: Path) -> Workshop:
-    return small_workshop(tiny_model)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     draw_picture(tmp_path / "input.png")

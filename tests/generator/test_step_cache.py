@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_jobs import computed_steps, draw_picture, sampled, small_request, small_workshop
+from small_jobs import computed_steps, draw_picture, sampled, small_request
 
 from generator.pipeline import generate
 from generator.protocol import Progress, StepCacheKind, Variant
@@ -24,11 +24,6 @@ THRESHOLDS = {
     StepCacheKind.MAGCACHE: 0.3,
     StepCacheKind.FIRST_BLOCK: 0.4,
 }
-
-
-@pytest.fixture(scope="module")
-def workshop(tiny_model: Path) -> Workshop:
-    return small_workshop(tiny_model)
 
 
 @pytest.fixture(scope="module")
