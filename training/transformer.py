@@ -327,11 +327,12 @@ def train(
                 "transformer %d/%d loss %.4f grad %.2f %.2f s/step", step, steps, recent, norm, pace
             )
         if rank() == 0 and ((step + 1) % 50 == 0 or step + 1 == steps):
-            parts = {"model": model.state_dict(), "optimizers": optimizers.state_dict()}
-            save_state(folder / "state.pt", average=average.weights, step=step + 1, **parts)
             shown = HunyuanVideoFramepackTransformer3DModel(**CONFIG).eval()
             shown.load_state_dict(average.weights)
             shown.save_pretrained(folder / "transformer")
+            # Last: a state of the last step says that all else is there.
+            parts = {"model": model.state_dict(), "optimizers": optimizers.state_dict()}
+            save_state(folder / "state.pt", average=average.weights, step=step + 1, **parts)
             if (step + 1) % 200 == 0 or step + 1 == steps:
                 tests = test_clips(vae, PANS)
                 log.info("transformer %d: R² %s", step + 1, gate(shown, course, tests))

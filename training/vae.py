@@ -241,9 +241,10 @@ def train(folder: Path, code: Path, pictures: Path, *, steps: int = 4000) -> Pat
                 "vae %d/%d loss %.4f grad %.2f %.2f s/step", step, steps, loss.item(), norm, pace
             )
         if rank() == 0 and ((step + 1) % 100 == 0 or step + 1 == steps):
+            _show(folder, code, average, step + 1)
+            # Last: a state of the last step says that all else is there.
             parts = {"model": learns.state_dict(), "optimizers": optimizers.state_dict()}
             save_state(folder / "state.pt", average=average.weights, step=step + 1, **parts)
-            _show(folder, code, average, step + 1)
     return folder / "vae"
 
 

@@ -124,6 +124,25 @@ def test_the_decoder_learns_and_survives_a_kill(tmp_path) -> None:
     )
 
 
+def test_a_kill_before_the_last_weights_are_written_leaves_them_to_be_written(
+    tmp_path, monkeypatch
+) -> None:
+    """A state of the last step means that nothing is left to do."""
+    coded_vae().save_pretrained(tmp_path / "code")
+    frames = torch.rand(1, 3, 1, 16, 16)
+    monkeypatch.setattr(vae_stage, "Pictures", lambda _: None)
+    monkeypatch.setattr(vae_stage, "_batch", lambda *_: frames)
+    monkeypatch.setattr(vae_stage, "measure", lambda _: (0.0, 0.0))
+    monkeypatch.setattr(vae_stage, "contact_sheet", lambda *_: None)
+    arguments = tmp_path / "vae", tmp_path / "code", tmp_path
+    with monkeypatch.context() as killed:
+        killed.setattr(AutoencoderKLHunyuanVideo, "save_pretrained", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            vae_stage.train(*arguments, steps=1)
+    made = vae_stage.train(*arguments, steps=1)
+    AutoencoderKLHunyuanVideo.from_pretrained(made)
+
+
 def test_set_taps_change_no_single_frame_and_fade_between_latents() -> None:
     model = Autoencoder(AutoencoderKLHunyuanVideo(**CONFIG)).eval()
     still = torch.rand(1, 3, 1, 32, 32)
