@@ -144,6 +144,8 @@ def assemble(
             in_ram = layouts.keys() if recipe.in_ram is None else layouts.keys() & recipe.in_ram
             source = kept or BlockSource(layouts, files, device, in_ram, still_wanted)
             source.files = files
+            if kept is None:
+                undo.callback(source.close)
             stream = BlockStream([block.module for block in blocks], source, device)
         else:
             files.close()  # nothing is read from now on

@@ -109,14 +109,14 @@ class BlockSource:
                 read_block(layouts[index], files, buffer)
                 self._unpin.append(device.pin(buffer))
                 self._held[index] = buffer
+            self.read_each_time = [index for index in sorted(layouts) if index not in self._held]
+            largest = max((layouts[index].nbytes for index in self.read_each_time), default=0)
+            for _ in range(2 if device.staged and largest else 0):
+                buffer = torch.empty(largest, dtype=torch.uint8)
+                self._staging.append(_Staging(buffer=buffer, unpin=device.pin(buffer)))
         except BaseException:
             self.close()
             raise
-        self.read_each_time = [index for index in sorted(layouts) if index not in self._held]
-        largest = max((layouts[index].nbytes for index in self.read_each_time), default=0)
-        for _ in range(2 if device.staged and largest else 0):
-            buffer = torch.empty(largest, dtype=torch.uint8)
-            self._staging.append(_Staging(buffer=buffer, unpin=device.pin(buffer)))
 
     @property
     def holds(self) -> bool:
