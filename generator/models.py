@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from generator.errors import ModelError
+from generator.errors import ModelError, is_out_of_memory
 from generator.parts import F1_TRANSFORMER, folder_problems, telling_bytes
 from generator.protocol import Variant
 from generator.timesteps import pin_timesteps
@@ -262,6 +262,8 @@ def _as_model_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ModelError(f"{path} could not be loaded: {reason}") from error
 

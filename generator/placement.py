@@ -26,7 +26,7 @@ from generator.block_sources import BlockSource
 from generator.causal_convolution import quicken
 from generator.compiling import compile_blocks, refuse_without_compiler
 from generator.devices import CudaDevice, Device, HostDevice, choose_device, choose_dtype
-from generator.errors import OutOfMemoryError
+from generator.errors import GeneratorError, OutOfMemoryError, is_out_of_memory
 from generator.fallback import Sacrifice
 from generator.fp8 import refuse_without_fp8
 from generator.machine import GIB, Machine, measure
@@ -161,7 +161,10 @@ class Placement:
                 if part == TRANSFORMER:
                     stack.enter_context(attention(module, self.attention, self.device))
                 yield module
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except Exception as error:
+            if isinstance(error, GeneratorError) or not is_out_of_memory(error):
+                raise
+            log.warning("Out of memory at %s: %s", name, str(error).partition("\n")[0])
             self.short_of = part
             self._drop(name)
             raise OutOfMemoryError(self._memory_sentence(name)) from error
@@ -174,11 +177,13 @@ class Placement:
 
         Values stay the same. Everything is given back; what is needed is loaded again.
         """
+        if self.device.type == "cpu":
+            return None
+        self.unload()  # first: what blocks hold in RAM is free for the following placement
         following = below(self._choice, self.needs, self._measure())
-        if following is None or self.device.type == "cpu":
+        if following is None:
             return None
         log.warning("Out of memory with %s; from now on %s", self.why, following.why)
-        self.unload()
         self._choice = following
         return following.why
 

@@ -29,6 +29,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from generator import fallback
+from generator.errors import is_out_of_memory
 from generator.sampler import UniPC
 from generator.step_cache import CacheState, StepCache
 from generator.whole_file import partial_of, write_whole
@@ -87,8 +88,9 @@ class SavedWork:
         """While a section is sampled: stopping, or running out of memory, keeps its steps."""
         try:
             yield
-        except (GeneratorExit, torch.OutOfMemoryError):
-            self._write_point(number, solver, cache)
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) or is_out_of_memory(error):
+                self._write_point(number, solver, cache)
             raise
 
     def keep_if_due(self, number: int, solver: UniPC, cache: StepCache) -> None:
@@ -171,9 +173,7 @@ class SavedWork:
         if not self._point_file.exists():
             return None
         try:
-            with safe_open(self._point_file, framework="pt") as file:
-                notes = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            notes, tensors = _read_tensors(self._point_file)
         except (OSError, SafetensorError) as error:
             log.warning("The resume point is damaged (%s): the section starts anew", error)
             return None
@@ -192,9 +192,7 @@ def rewrite_digest(folder: Path, before: str, after: str) -> None:
         if raw.startswith(old):
             write_whole(sections, _record(after.encode()) + raw[len(old) :])
     if point.exists():
-        with safe_open(point, framework="pt") as file:
-            notes = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        notes, tensors = _read_tensors(point)
         if notes.get("digest") == before:
             write_whole(point, save(tensors, metadata={**notes, "digest": after}))
 
@@ -205,6 +203,16 @@ def discard(folder: Path) -> None:
         file.unlink(missing_ok=True)
         partial_of(file).unlink(missing_ok=True)
     fallback.forget(folder)
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """A safetensors file's notes and tensors, which keep no hold of the file.
+
+    Windows neither replaces nor deletes a file that is mapped, as it is until its last view goes.
+    """
+    with safe_open(path, framework="pt") as file:
+        notes = file.metadata() or {}
+        return notes, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def _record(payload: bytes) -> bytes:

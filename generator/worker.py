@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
-from generator.errors import GeneratorError
+from generator.errors import GeneratorError, is_out_of_memory
 from generator.protocol import (
     PROTOCOL_VERSION,
     Broken,
@@ -308,7 +308,7 @@ def failure(job_id: str, error: Exception) -> Failed:
         log.error("Job %s: %s", job_id, error)
         sentence = "The disk of the bot's machine is full; its operator must free some space."
         return Failed(job_id=job_id, kind=ErrorKind.DISK, message=sentence)
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         log.error("Job %s: %s", job_id, error)
         sentence = "The machine ran out of memory; ask for a smaller resolution."
         return Failed(job_id=job_id, kind=ErrorKind.MEMORY, message=sentence)

@@ -299,6 +299,26 @@ def test_out_of_memory_is_told_with_numbers(tiny_model: Path) -> None:
     assert not placement.is_loaded("vae")
 
 
+def test_a_lower_placement_is_chosen_when_the_memory_is_given_back(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placement = Placement(ModelFolder(tiny_model), device="cpu")
+    with placement.on_gpu("vae"):
+        pass
+    held_when_measured = []
+
+    def measured() -> Machine:
+        held_when_measured.append(placement.held())
+        return machine(80, 64)
+
+    monkeypatch.setattr(placement, "_measure", measured)
+    monkeypatch.setattr(placement, "device", torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    assert placement.held() != (0, 0)
+    placement.lower()
+    assert held_when_measured == [(0, 0)]
+
+
 def test_below_each_mode_is_one_with_less_on_the_gpu() -> None:
     choice = choose(REAL, machine(80, 64), Mode.AUTO)
     seen = []

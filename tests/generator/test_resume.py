@@ -136,8 +136,12 @@ def test_a_moved_model_folder_still_fits(
     assert run(small_workshop(moved), folder, small_request(steps=3)) == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no room"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")],
+)
 def test_running_out_of_memory_keeps_the_steps(
-    workshop: Workshop, folder: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, workshop: Workshop, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = small_request(steps=4)
     expected = undisturbed(workshop, folder, request)
@@ -148,7 +152,7 @@ def test_running_out_of_memory_keeps_the_steps(
     def short_of_memory(self: Denoiser, *arguments: Any) -> torch.Tensor:
         calls.append(arguments)
         if len(calls) == 7:
-            raise torch.OutOfMemoryError("no room")
+            raise error
         return whole(self, *arguments)
 
     monkeypatch.setattr(Denoiser, "_velocity", short_of_memory)
@@ -156,6 +160,17 @@ def test_running_out_of_memory_keeps_the_steps(
         run(workshop, folder, request)
     assert run(workshop, folder, request) == 2
     assert sha256(folder / "framepack-job.mp4") == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells what is mapped")
+def test_a_point_that_was_read_can_be_replaced_on_windows(workshop: Workshop, folder: Path) -> None:
+    """There a file is neither replaced nor deleted while anything of it is mapped."""
+    request = small_request(steps=4)
+    run(workshop, folder, request, stop_after=2)
+    assert (folder / resume.POINT_FILE).exists()
+    with closing(generate("job", request, folder, workshop)) as events:
+        next(event for event in events if isinstance(event, Progress) and event.step == 3)
+        assert resume.POINT_FILE not in Path("/proc/self/maps").read_text("utf-8")
 
 
 def test_points_are_written_when_due_and_not_before(folder: Path, workshop: Workshop) -> None:

@@ -322,6 +322,7 @@ def test_missing_packages_are_said(tiny_model: Path, monkeypatch: pytest.MonkeyP
         (ModelError("The model is broken."), ErrorKind.MODEL, "The model is broken."),
         (OSError(28, "No space left on device"), ErrorKind.DISK, "disk of the bot's machine"),
         (MemoryError(), ErrorKind.MEMORY, "ran out of memory"),
+        (RuntimeError("CUDA error: out of memory"), ErrorKind.MEMORY, "ran out of memory"),
         (ZeroDivisionError("x"), ErrorKind.INTERNAL, "ZeroDivisionError); the log says why"),
         (SafetensorError("x"), ErrorKind.INTERNAL, "SafetensorError"),
     ],
