@@ -123,11 +123,12 @@ def fetch(folder: Path, listing: Listing, lock: Lock, advance: Advance) -> None:
     known = lock.files()
     for file in listing.files:
         path = folder / file.path
-        if known.get(file.path, (0, ""))[0] == file.size == _size(path) and _same(known, file):
+        is_known, has_size = file.path in known, _size(path) == file.size
+        if is_known and has_size and _same(known[file.path][1], file, path):
             advance(file.size)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        if _size(path) == file.size:  # copied here by hand
+        if has_size and not is_known:  # copied here by hand
             path.replace(_part(path))
         with hub_errors(listing.source.repository, folder):
             _receive(listing, file, _part(path), advance)
@@ -260,8 +261,11 @@ def _checked(file: RemoteFile, part: Path, listing: Listing) -> str:
     return sha256
 
 
-def _same(known: dict[str, tuple[int, str]], file: RemoteFile) -> bool:
-    return file.sha256 is None or known[file.path][1] == file.sha256
+def _same(known_sha256: str, file: RemoteFile, path: Path) -> bool:
+    """Whether what was received is still what the hub lists; of a small file it lists a git id."""
+    if file.sha256 is None:
+        return hash_file(path)[1] == file.git_sha1
+    return known_sha256 == file.sha256
 
 
 def _received(path: Path) -> int:

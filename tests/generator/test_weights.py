@@ -84,6 +84,21 @@ def test_main_is_resolved_once_and_then_kept(
     assert set(hub.fetched()) == set(hub.repositories[SOURCES[2].repository])
 
 
+def test_an_update_fetches_what_has_changed_and_nothing_else(hub: SmallHub, tmp_path: Path) -> None:
+    """Other weights of the same shapes are as large as those before, and so is a typo's repair."""
+    assert download(tmp_path) == 0
+    config = "text_encoder/config.json"
+    files = hub.repositories[HUNYUAN]
+    changed = {LLAMA: files[LLAMA][:-1] + b"!", config: files[config].replace(b": ", b" :")}
+    files.update(changed)
+    hub.commit = hub.commit[::-1]
+    hub.requests.clear()
+    assert download(tmp_path, "--update") == 0
+    assert set(hub.fetched()) == {*changed}
+    assert {name: (tmp_path / name).read_bytes() for name in changed} == changed
+    assert models("verify", tmp_path) == 0
+
+
 def test_f1_alone_does_without_the_other_transformer(hub: SmallHub, tmp_path: Path) -> None:
     assert download(tmp_path, "--variant", "f1") == 0
     model = ModelFolder(tmp_path)
