@@ -1,7 +1,7 @@
 """The child process: one thread works, one reads; a job ends with exactly one message.
 
-Decides: how a job's exception becomes `Failed`, how stdout is kept clean, when the process ends,
-when nobody has had work for so long that memory is given back.
+Decides: how a job's exception becomes `Failed`, how stdin and stdout are kept from others, when the
+process ends, when nobody has had work for so long that memory is given back.
 Refuses to know: who is at the other end of the pipes. It ends with its parent: when stdin closes,
 for whatever reason, nobody waits for the result any more.
 """
@@ -90,6 +90,20 @@ class Line:
             log.warning("Nobody reads: %s", error)
 
 
+def guarding_stdin() -> IO[bytes]:
+    """Take file descriptor 0 for messages and leave an empty one to everybody else.
+
+    A child would inherit the pipe, and eat lines of it. On Windows it would not even get that far:
+    there whoever asks anything of the pipe, as each child's start does, waits until the thread that
+    reads it has read something.
+    """
+    own = os.dup(0)  # children do not inherit this one
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # on Windows this sets the standard handle, too
+    os.close(nothing)
+    return os.fdopen(own, "rb")
+
+
 class Inbox:
     """The way in: jobs in order, the rest at once. The process ends when the pipe does."""
 
@@ -154,7 +168,7 @@ def serve(settings: ServeSettings) -> int:
     """Say Ready, then make one video after another until stdin closes. 1: could not start."""
     # Ctrl-C in a terminal reaches both processes; the parent decides, and closes stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    line = Line.guarding_stdout()
+    line, stdin = Line.guarding_stdout(), guarding_stdin()
     logging.getLogger("generator").setLevel(logging.INFO)  # what is loaded and given back, and when
     try:
         from generator.inspection import inspect_weights
@@ -171,7 +185,7 @@ def serve(settings: ServeSettings) -> int:
     workshop.resume_every_s = settings.resume_every_s
     workshop.allow_lossy_fallback = settings.lossy_fallback == "yes"
     line.send(_ready(workshop))
-    inbox = Inbox(sys.stdin.buffer, lambda: _measure(workshop, line))
+    inbox = Inbox(stdin, lambda: _measure(workshop, line))
     # Seconds of imports that the first job need not wait for.
     import generator.pipeline  # noqa: F401
 

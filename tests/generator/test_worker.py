@@ -210,13 +210,17 @@ def test_a_failed_job_is_told_and_the_next_one_done(child: Child, tmp_path: Path
 
 
 NOISY = """
-import os, sys
+import os, subprocess, sys
 import generator.video
 from generator.__main__ import main
 
 quantise = generator.video.quantise
+reading = [sys.executable, "-c", "import sys; print('a child read', sys.stdin.buffer.read())"]
 
 def noisy(pixels):
+    if reading:
+        subprocess.run(reading, stdout=sys.stderr, check=True, timeout=20)
+        reading.clear()
     print("a library prints", flush=True)
     os.write(1, b"and writes to file descriptor 1\\n")
     return quantise(pixels)
@@ -226,7 +230,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_prints_go_to_stderr_and_a_closed_stdin_ends_it_in_the_middle(
+def test_the_pipes_are_its_own_and_a_closed_stdin_ends_it_in_the_middle(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     child = Child(["-c", NOISY, *SERVE, str(tiny_model)], tmp_path / "stderr")
@@ -251,6 +255,7 @@ def test_prints_go_to_stderr_and_a_closed_stdin_ends_it_in_the_middle(
     psutil.wait_procs(children, timeout=5)
     assert not [process for process in children if process.is_running()]
     text = (tmp_path / "stderr").read_text("utf-8")
+    assert "a child read b''" in text  # at once: the pipe with the jobs was open all the time
     assert "a library prints" in text
     assert "and writes to file descriptor 1" in text
 
@@ -262,6 +267,7 @@ def serve_in_this_process(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> B
     """The first and only line of a child that can not take jobs."""
     pipe = io.BytesIO()
     monkeypatch.setattr(worker.Line, "guarding_stdout", lambda: worker.Line(pipe))
+    monkeypatch.setattr(worker, "guarding_stdin", io.BytesIO)
     before = signal.getsignal(signal.SIGINT)
     try:
         assert worker.serve(serve_settings(**settings)) == 1
