@@ -130,6 +130,22 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda:0") if wanted == "cuda" else device
 
 
+def still_answers(device: torch.device) -> bool:
+    """Whether the device computes yet, which is asked after an error that nobody expected.
+
+    After some errors, such as an illegal memory access, CUDA answers nothing else in this process
+    any more: every later call raises the same. Only a new process has a new context.
+    """
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        log.error("%s does not answer any more: %s", device, str(error).partition("\n")[0])
+        return False
+    return True
+
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

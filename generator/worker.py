@@ -239,7 +239,12 @@ def _with_sacrifice(message: Generate, workshop: Workshop) -> str | None:
 
 
 def _attempt(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) -> FromGenerator:
-    """Make one video, or what is left of it."""
+    """Make one video, or what is left of it.
+
+    The process ends without a word where the device answers no more: every later job would fail at
+    once. Whoever waits goes on from the resume point in a new one, as after any other sudden end.
+    """
+    from generator.devices import still_answers
     from generator.resume import discard
     from generator.stopping import NoLongerWanted
 
@@ -259,7 +264,10 @@ def _attempt(message: Generate, workshop: Workshop, inbox: Inbox, line: Line) ->
         discard(Path(message.folder))
         return Cancelled(job_id=job_id)
     except Exception as error:
-        return failure(job_id, error)
+        end = failure(job_id, error)
+        if end.kind is ErrorKind.INTERNAL and not still_answers(workshop.placement.device):
+            os._exit(1)  # an orderly exit would wait for the device
+        return end
 
 
 def _follow(

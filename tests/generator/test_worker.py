@@ -60,13 +60,14 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._log,
         )
-        self._lines: queue.Queue[bytes] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.heard: queue.Queue[bytes] = queue.Queue()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self._lines.put(line)
+            self.heard.put(line)
 
     def say(self, message: ToGenerator | bytes) -> None:
         assert self.process.stdin is not None
@@ -74,7 +75,7 @@ class Child:
         self.process.stdin.flush()
 
     def hear(self, timeout_s: float = EVENT_S) -> FromGenerator:
-        return decode_from_generator(self._lines.get(timeout=timeout_s))
+        return decode_from_generator(self.heard.get(timeout=timeout_s))
 
     def until_end(self, job_id: str) -> list[Any]:
         """The rest of a job's events, the terminal one last."""
