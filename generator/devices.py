@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -81,18 +82,37 @@ class CudaDevice:
     def __init__(self, device: torch.device):
         self._device = device
         self._copies = torch.cuda.Stream(device)
+        self._pinned_bytes, self._is_out_of_pins = 0, False
 
     def allocate(self, nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
 
     def pin(self, buffer: Tensor) -> Callable[[], None]:
+        if self._is_out_of_pins:
+            return lambda: None
         # Not pin_memory(): its allocator rounds up to a power of two, 648 MiB to 1 GiB.
         runtime, address = torch.cuda.cudart(), buffer.data_ptr()
         status = int(runtime.cudaHostRegister(address, buffer.nbytes, 0))
         if status != 0:
-            log.warning("%d MiB could not be pinned (CUDA %d)", buffer.nbytes >> 20, status)
+            self._out_of_pins(buffer.nbytes, status)
             return lambda: None
+        self._pinned_bytes += buffer.nbytes
         return lambda: runtime.cudaHostUnregister(address) and None
+
+    def _out_of_pins(self, nbytes: int, status: int) -> None:
+        """Go on without, and say so once: what the system can not pin now it can not the next time.
+
+        CUDA also keeps the error for whoever asks next, and a kernel's launch does: the first one
+        of the job would raise what was only a warning here.
+        """
+        self._is_out_of_pins = True
+        with contextlib.suppress(RuntimeError):
+            torch.ones(1, device=self._device)
+        log.warning(
+            "%d MiB are pinned, and %d MiB more could not be (CUDA %d); blocks that wait in other "
+            "memory take longer to copy, and nothing computes meanwhile",
+            *(self._pinned_bytes >> 20, nbytes >> 20, status),
+        )
 
     def start_copy(self, slot: Tensor, host: Tensor, after: Any) -> Any:
         with torch.cuda.stream(self._copies):
