@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from generator.errors import ModelError
+from generator.stopping import ask_as_one_layer
 
 BACKEND = "inductor"
 LEAST_CAPABILITY = (7, 0)  # of a GPU, for Triton
@@ -23,6 +24,7 @@ LEAST_CAPABILITY = (7, 0)  # of a GPU, for Triton
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Compile each block's forward. Weights may be exchanged between calls: they are inputs."""
     for block in blocks:
+        ask_as_one_layer(block)
         block.forward = torch.compile(block.forward, backend=BACKEND)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from torch._dynamo.testing import CompileCounter
 
 from generator import compiling
 from generator.__main__ import main
-from generator.assembly import Recipe, assemble
+from generator.assembly import Recipe, assemble, blocks_of
 from generator.compiling import refuse_without_compiler
 from generator.devices import HostDevice
 from generator.errors import ModelError
 from generator.models import ModelFolder
 from generator.placement import Placement
 from generator.protocol import Mode, StepCacheKind, Storage
+from generator.stopping import asking
 from generator.workshop import Workshop
 
 CPU = torch.device("cpu")
@@ -64,6 +66,29 @@ def test_blocks_of_a_kind_share_their_graph(
     assert counter.frame_count == 0
     assert all(torch.equal(found, expected) for found in outputs(compiled=True))
     # Two dual blocks, two single ones; the first single block alone sees text and image apart.
+    assert counter.frame_count == 3
+
+
+@torch.inference_mode()
+def test_no_job_has_the_blocks_compiled_again(tiny_model: Path, counter: CompileCounter) -> None:
+    """After eight times Dynamo would give up, and run a block uncompiled for good."""
+    recipe = Recipe(device=CPU, dtype=torch.float32, in_ram=frozenset(), compiled=True)
+    made = assemble(ModelFolder(tiny_model), "transformer", recipe, HostDevice())
+    blocks = [block.module for block in blocks_of(made.module, "transformer")]
+    inside = {id(one) for block in blocks for one in block.modules() if one is not block}
+    for job in range(11):
+        asked = Counter[int]()
+
+        def still_wanted(job: int = job, asked: Counter[int] = asked) -> None:
+            asked[job] += 1
+
+        with asking(made.module, still_wanted):
+            hooked = [one for one in made.module.modules() if one._forward_pre_hooks]
+            made.module(**inputs())
+        assert {id(block) for block in blocks} <= {id(one) for one in hooked}
+        assert not inside & {id(one) for one in hooked}
+        assert asked[job] >= len(blocks)
+    made.close()
     assert counter.frame_count == 3
 
 
