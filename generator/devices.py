@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from generator.errors import InputError
+from generator.errors import GeneratorError, InputError
 from generator.machine import driver_problem
 
 log = logging.getLogger(__name__)
@@ -131,13 +131,17 @@ class CudaDevice:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The torch device for `auto`, `cpu`, `cuda` or `cuda:N`. InputError when it is not there."""
+    """The torch device for `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    InputError when it is not there, or when this build of torch can not compute on it;
+    GeneratorError when it does not compute now, which may pass.
+    """
     if wanted != "cpu" and (problem := driver_problem()) is not None:
         raise InputError(f"device is {wanted!r}, but {problem}, or set device = cpu.")
-    if wanted == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if wanted == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
     try:
-        device = torch.device(wanted)
+        device = torch.device("cuda:0" if wanted in ("auto", "cuda") else wanted)
     except RuntimeError:
         raise InputError(f"device is {wanted!r}; it must be auto, cpu, cuda or cuda:N.") from None
     if device.type not in {"cpu", "cuda"}:
@@ -147,7 +151,48 @@ def choose_device(wanted: str) -> torch.device:
             f"device is {wanted!r}, but this torch ({torch.__version__}) sees no NVIDIA GPU; "
             "install a CUDA build of torch, or choose device = cpu."
         )
-    return torch.device("cuda:0") if wanted == "cuda" else device
+    if device.type == "cuda":
+        _try_out(device)
+    return device
+
+
+def _try_out(device: torch.device) -> None:
+    """Compute something on this GPU; the errors are those of `choose_device`."""
+    try:
+        torch.zeros(1, device=device)
+    except torch.OutOfMemoryError:
+        return  # a full one is refused with numbers when it is measured
+    except RuntimeError as error:
+        if device.index >= (count := torch.cuda.device_count()):
+            raise InputError(
+                f"device is '{device}', but torch sees {count} NVIDIA GPUs, numbered from 0."
+            ) from error
+        if "no kernel image" in str(error):
+            raise InputError(_missing_kernels(device)) from error
+        reason = str(error).partition("\n")[0]
+        raise GeneratorError(f"{device} does not compute: {reason}.") from error
+
+
+def _missing_kernels(device: torch.device) -> str:
+    """Which cards this torch is built for, and which build is for this one.
+
+    Source: PyTorch's support matrix. Its builds for CUDA 12.6 have capabilities 5.0 to 9.0, those
+    for CUDA 13 have 7.5 and newer.
+    """
+    capability = torch.cuda.get_device_capability(device)
+    remedy = "No build has any for so old a card; set device = cpu"
+    if capability >= (5, 0):
+        build = "cu126" if capability < (7, 5) else "cu130"
+        version = torch.__version__.partition("+")[0]
+        remedy = (
+            f"Install one that is built for it (pip install torch=={version}+{build} --index-url "
+            f"https://download.pytorch.org/whl/{build}), or set device = cpu"
+        )
+    return (
+        f"This torch ({torch.__version__}) has no kernels for {torch.cuda.get_device_name(device)} "
+        f"(compute capability {capability[0]}.{capability[1]}); it has them for "
+        f"{' '.join(torch.cuda.get_arch_list())}. {remedy}."
+    )
 
 
 def still_answers(device: torch.device) -> bool:

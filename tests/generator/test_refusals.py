@@ -15,13 +15,13 @@ from generator import attention, fp8, modes
 from generator import machine as machine_module
 from generator.attention import choose_attention, refuse_math
 from generator.devices import choose_device
-from generator.errors import InputError, ModelError, OutOfMemoryError
+from generator.errors import GeneratorError, InputError, ModelError, OutOfMemoryError
 from generator.fp8 import refuse_without_fp8
 from generator.machine import GIB, Machine, driver_problem, read_speed, vram_users
 from generator.models import ModelFolder
 from generator.modes import choose, refuse_too_small
 from generator.placement import Placement
-from generator.protocol import Mode, Storage
+from generator.protocol import ErrorKind, Mode, Storage
 
 GPU = torch.device("cuda:0")
 
@@ -83,6 +83,69 @@ def test_a_driver_that_is_too_old_is_told_with_both_versions(
     for version in (13000, 13020, 0):  # 0: there is none, so nothing to update
         monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda v=version: v, raising=False)
         assert driver_problem() is None
+
+
+NO_IMAGE = "CUDA error: no kernel image is available for execution on the device\nand so on"
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "remedy"),
+    [
+        ((12, 0), ["sm_80", "sm_90"], "+cu130 --index-url https://download.pytorch.org/whl/cu130)"),
+        ((6, 1), ["sm_75", "sm_120"], "+cu126 --index-url https://download.pytorch.org/whl/cu126)"),
+        ((3, 5), ["sm_50", "sm_90"], "No build has any for so old a card; set device = cpu"),
+    ],
+)
+@pytest.mark.parametrize("wanted", ["auto", "cuda", "cuda:0"])
+def test_a_torch_without_kernels_for_the_card_is_told_with_the_build_that_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    capability: tuple[int, int],
+    built_for: list[str],
+    remedy: str,
+) -> None:
+    def no_kernel(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError(NO_IMAGE)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "the card")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
+    monkeypatch.setattr(torch, "zeros", no_kernel)
+    with pytest.raises(InputError) as caught:
+        choose_device(wanted)
+    said = str(caught.value)
+    major, minor = capability
+    assert f"no kernels for the card (compute capability {major}.{minor})" in said
+    assert f"it has them for {' '.join(built_for)}" in said
+    assert remedy in said
+    assert choose_device("cpu").type == "cpu"
+
+
+def test_a_card_that_does_not_compute_is_told_but_a_full_one_later_with_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = RuntimeError("CUDA error: invalid device ordinal\nCUDA kernel errors might be")
+
+    def fail(*_: Any, **__: Any) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "zeros", fail)
+    with pytest.raises(InputError, match=r"'cuda:7', but torch sees 1 NVIDIA GPUs"):
+        choose_device("cuda:7")
+    error = RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nand so on")
+    with pytest.raises(
+        GeneratorError, match=r"cuda:0 does not compute: .* unavailable\.$"
+    ) as caught:
+        choose_device("cuda")
+    assert caught.value.kind is ErrorKind.INTERNAL  # the bot tries such a thing again
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    assert choose_device("auto") == GPU
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    assert choose_device("cuda") == GPU
 
 
 def test_8_bits_that_a_device_can_not_convert(monkeypatch: pytest.MonkeyPatch) -> None:
