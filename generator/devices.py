@@ -159,7 +159,7 @@ def choose_device(wanted: str) -> torch.device:
 def _try_out(device: torch.device) -> None:
     """Compute something on this GPU; the errors are those of `choose_device`."""
     try:
-        torch.zeros(1, device=device)
+        torch.ones(1, device=device)  # zeros may be no kernel but a memset
     except torch.OutOfMemoryError:
         return  # a full one is refused with numbers when it is measured
     except RuntimeError as error:

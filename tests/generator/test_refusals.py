@@ -112,7 +112,7 @@ def test_a_torch_without_kernels_for_the_card_is_told_with_the_build_that_has_th
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "the card")
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
-    monkeypatch.setattr(torch, "zeros", no_kernel)
+    monkeypatch.setattr(torch, "ones", no_kernel)
     with pytest.raises(InputError) as caught:
         choose_device(wanted)
     said = str(caught.value)
@@ -133,7 +133,7 @@ def test_a_card_that_does_not_compute_is_told_but_a_full_one_later_with_numbers(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch, "zeros", fail)
+    monkeypatch.setattr(torch, "ones", fail)
     with pytest.raises(InputError, match=r"'cuda:7', but torch sees 1 NVIDIA GPUs"):
         choose_device("cuda:7")
     error = RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nand so on")
@@ -144,7 +144,7 @@ def test_a_card_that_does_not_compute_is_told_but_a_full_one_later_with_numbers(
     assert caught.value.kind is ErrorKind.INTERNAL  # the bot tries such a thing again
     error = torch.OutOfMemoryError("CUDA out of memory")
     assert choose_device("auto") == GPU
-    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: None)
     assert choose_device("cuda") == GPU
 
 
