@@ -161,13 +161,17 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def relay(words: list[str]) -> int:
-    """Run a verb of the generator and return its exit code; what interrupts us interrupts it."""
+    """Run a verb of the generator and return its exit code; what interrupts us interrupts it.
+
+    In a terminal the child shares our process group: one of its own is not in the foreground, and
+    the system stops what asks a question from there. Ctrl-C then reaches both without our help.
+    """
     command = [sys.executable, "-m", "generator", *words]
-    own_group = None if sys.platform == "win32" else 0
-    with subprocess.Popen(command, process_group=own_group) as child:
+    shares = sys.platform == "win32" or os.isatty(0)
+    with subprocess.Popen(command, process_group=None if shares else 0) as child:
 
         def pass_on(number: int, frame: FrameType | None) -> None:
-            if sys.platform != "win32":  # there the console has told the child already
+            if sys.platform != "win32" and not (shares and number == signal.SIGINT):
                 child.send_signal(number)
 
         before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}

@@ -206,34 +206,6 @@ def test_the_generators_verbs_are_relayed_with_their_exit_code(tmp_path: Path, v
     assert f"{verb}: error" in found.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to one process there")
-def test_ctrl_c_reaches_the_generator(tmp_path: Path) -> None:
-    (tmp_path / "generator").mkdir()
-    (tmp_path / "generator" / "__init__.py").write_text("", encoding="utf-8")
-    (tmp_path / "generator" / "__main__.py").write_text(
-        "import sys, time\n"
-        "try:\n    print('up', flush=True)\n    time.sleep(30)\n"
-        "except KeyboardInterrupt:\n    sys.exit(130)\n",
-        encoding="utf-8",
-    )
-    # Where the tests run in a shell's background SIGINT is ignored, which a child would inherit.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bot", "generate"],
-            cwd=tmp_path,
-            env=environ(),
-            stdout=subprocess.PIPE,
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
-
-
 def test_an_unknown_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["dance"])
