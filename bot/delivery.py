@@ -39,6 +39,9 @@ SMALLER = 0.7
 """What a video that Discord refused shrinks to, of its own size."""
 UPLOADS_TRIED = 3
 """Sizes of one video that are offered to one channel before it is kept."""
+FIT_ATTEMPTS = 8
+"""Deliveries until ffmpeg that fails counts as a video that can not be made smaller: four minutes.
+It may have been killed for want of memory, or another program held its files."""
 
 Fit = Callable[[Path, Path, int], Awaitable[bool]]
 
@@ -149,7 +152,7 @@ class Delivery:
         """Post the video, smaller and smaller while it is too large. PostError."""
         limit = self._posts.upload_limit_bytes(target.guild_id) or self._limit_bytes
         for _ in range(UPLOADS_TRIED):
-            sent = await self._fitted(file, limit)
+            sent = await self._fitted(job, file, limit)
             text = target.text
             if sent is not file:
                 sizes = {"was": _size_mib(file), "size": _size_mib(sent)}
@@ -171,7 +174,7 @@ class Delivery:
                 log.info("job %s: Discord refuses its size; %d bytes come next", job.id, limit)
         raise PostError(Trouble.TOO_LARGE, say(Text.REFUSED_SIZES, count=UPLOADS_TRIED))
 
-    async def _fitted(self, file: Path, limit_bytes: int) -> Path:
+    async def _fitted(self, job: Job, file: Path, limit_bytes: int) -> Path:
         """The file, or a version of it that is small enough. PostError when there is none (yet)."""
         if _size_bytes(file) <= limit_bytes:
             return file
@@ -180,9 +183,9 @@ class Delivery:
         try:
             if smaller.is_file() or await self._fit(file, smaller, budget):
                 return smaller
-        except NoRoomError as error:
-            raise PostError(Trouble.TRANSIENT, str(error)) from error
         except (FittingError, OSError) as error:
+            if isinstance(error, NoRoomError) or job.delivery_attempts < FIT_ATTEMPTS:
+                raise PostError(Trouble.TRANSIENT, str(error)) from error
             log.error("%s could not be made smaller: %s", file.name, error)
         raise PostError(Trouble.TOO_LARGE, say(Text.NO_SMALLER))
 

@@ -87,7 +87,8 @@ async def fit(source: Path, destination: Path, limit_bytes: int) -> bool:
 async def _fit(
     ffmpeg: str, source: Path, destination: Path, shape: Shape, limit_bytes: int
 ) -> bool:
-    with tempfile.TemporaryDirectory(dir=destination.parent) as scratch:
+    # What another program holds of it (on Windows a virus scanner) stays, and goes with the job.
+    with tempfile.TemporaryDirectory(dir=destination.parent, ignore_cleanup_errors=True) as scratch:
         part = Path(scratch) / "part.mp4"
         for way in ways(shape, limit_bytes):
             for _ in range(ENCODED_AT_A_SIZE):

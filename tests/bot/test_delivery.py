@@ -10,8 +10,8 @@ import pytest
 from fake_posts import FakePosts
 from virtual_time import now, now_s, open_store, run
 
-from bot.delivery import Delivery, Fit
-from bot.fitting import NoRoomError
+from bot.delivery import FIT_ATTEMPTS, Delivery, Fit
+from bot.fitting import FittingError, NoRoomError
 from bot.posts import Trouble
 from bot.publisher import Publisher
 from generator.protocol import job_request
@@ -204,6 +204,35 @@ async def test_a_full_disk_is_waited_out_and_the_video_is_not_called_too_large(
     assert message.file == f"framepack-{JOB}.mp4"
 
 
+@pytest.mark.parametrize(
+    "trouble", [FittingError("ffmpeg ended with -9"), PermissionError(13, "it is held")]
+)
+@pytest.mark.parametrize("times", [1, FIT_ATTEMPTS - 1, FIT_ATTEMPTS])
+def test_trouble_of_ffmpeg_is_no_size_until_it_stays(
+    tmp_path: Path, trouble: Exception, times: int
+) -> None:
+    @scene
+    async def test(store: JobStore, posts: FakePosts, folder: Path) -> None:
+        posts.boosted[5] = 1 << 20
+        left = [trouble] * times
+
+        async def fit(source: Path, destination: Path, limit_bytes: int) -> bool:
+            if left:
+                raise left.pop()
+            return await small_version(source, destination, limit_bytes)
+
+        job = await deliver(store, posts, folder, fit=fit)
+        [message] = posts.messages.values()
+        if times < FIT_ATTEMPTS:
+            assert job.delivery is Stand.DELIVERED
+            assert message.file == f"framepack-{JOB}.mp4"
+        else:
+            assert job.delivery is Stand.UNDELIVERABLE
+            assert "too large for Discord here" in message.text
+
+    test(tmp_path)
+
+
 @scene
 async def test_a_video_over_the_limit_is_made_to_fit(
     store: JobStore, posts: FakePosts, folder: Path
@@ -236,7 +265,7 @@ async def test_what_can_not_be_made_small_enough_is_kept_and_said(
 ) -> None:
     posts.boosted[5] = FLOOR_BYTES // 2
     job = await deliver(store, posts, folder)
-    assert job.delivery is Stand.UNDELIVERABLE
+    assert (job.delivery, job.delivery_attempts) == (Stand.UNDELIVERABLE, 1)
     [message] = posts.messages.values()
     assert f"`jobs/{JOB}/framepack-{JOB}.mp4`" in message.text
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -64,6 +66,20 @@ async def test_below_the_floor_there_is_nothing(tmp_path: Path) -> None:
     source = await asyncio.to_thread(noisy_video, tmp_path / "big.mp4")
     assert not await fit(source, tmp_path / "fitted" / "big.mp4", 3_000)
     assert list((tmp_path / "fitted").iterdir()) == []
+
+
+async def test_what_a_scanner_holds_of_the_scratch_folder_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where a file that another program has open can not be removed."""
+    source = await asyncio.to_thread(noisy_video, tmp_path / "big.mp4")
+
+    def held(*_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "held by another program")
+
+    monkeypatch.setattr(os, "rmdir", held)
+    assert await fit(source, tmp_path / "fitted" / "big.mp4", 400_000)
+    assert (tmp_path / "fitted" / "big.mp4").is_file()
 
 
 async def test_what_is_no_video_is_an_error(tmp_path: Path) -> None:
