@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import stat
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -113,7 +114,7 @@ class Delivery:
             except WrongState as error:
                 job = error.job
                 break
-            except (PostError, StorageError) as error:
+            except (PostError, StorageError, OSError) as error:
                 log.warning("delivery of %s: %s; again in %g s", job.id, error, pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -121,10 +122,10 @@ class Delivery:
         self._publisher.show(job)
 
     async def _attempt(self, job: Job) -> Job:
-        """One try. PostError and StorageError: it is worth another one."""
+        """One try. PostError, StorageError, and OSError of a held file: it is worth another one."""
         job = await self._store.begin_delivery(job.id)
         file = self._jobs_dir / job.id / (job.video or "")
-        if job.video is None or not file.is_file():
+        if job.video is None or not _is_there(file):
             return await self._give_up(job, say(Text.REASON_FILE_GONE))
         in_channel = _Target(
             channel_id=job.channel_id,
@@ -244,6 +245,15 @@ class Delivery:
 def _settings(job: Job) -> str:
     """The settings in small print, after what part of the video it is."""
     return "\n".join(line for line in (part_sentence(job), small_print(job)) if line)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether there is such a file. OSError where that can not be told, which is not that it is
+    gone: later Pythons' `is_file` makes no difference."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _size_bytes(file: Path) -> int:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -276,6 +278,39 @@ async def test_a_missing_file_ends_it(store: JobStore, posts: FakePosts, folder:
     job = await deliver(store, posts, folder)
     assert job.delivery is Stand.UNDELIVERABLE
     assert posts.requests == []
+
+
+@pytest.mark.parametrize("where", ["looked for", "opened"])
+def test_a_file_that_another_program_holds_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As a sync program does on Windows: it is no reason to end, nor to call the file gone."""
+    held_until_s = 3600.0
+    stat = Path.stat
+
+    def held_stat(path: Path, **options: Any) -> os.stat_result:
+        if where == "looked for" and path.suffix == ".mp4" and now_s() < held_until_s:
+            raise PermissionError(errno.EACCES, "held by another program")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", held_stat)
+
+    @scene
+    async def test(store: JobStore, posts: FakePosts, folder: Path) -> None:
+        post = posts.post_text
+
+        async def post_text(*words: Any, **options: Any) -> int:
+            if where == "opened" and options.get("file") and now_s() < held_until_s:
+                raise PermissionError(errno.EACCES, "held by another program")
+            return await post(*words, **options)
+
+        monkeypatch.setattr(posts, "post_text", post_text)
+        job = await deliver(store, posts, folder)
+        assert now_s() >= held_until_s
+        assert job.delivery is Stand.DELIVERED
+        assert len(posts.files) == 1
+
+    test(tmp_path)
 
 
 @scene
