@@ -353,7 +353,7 @@ def _actions(job: Job) -> tuple[Action, ...]:
         case JobState.QUEUED | JobState.RUNNING:
             return () if job.cancel_requested else (Action.CANCEL,)
         case JobState.FAILED | JobState.CANCELLED:
-            return (Action.AGAIN, Action.EDIT)
+            return (Action.AGAIN, Action.EDIT, Action.DELETE)
         case _ if job.delivery is Delivery.PENDING:
             return ()
     finals = (Action.FINAL,) if is_draft(job) else ()

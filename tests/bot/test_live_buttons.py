@@ -72,6 +72,22 @@ async def test_delete_takes_everything_away_and_is_for_owner_and_moderators(live
     assert live.folders() == []
 
 
+async def test_what_was_cancelled_can_be_deleted_with_its_prompt_and_picture(live: Live) -> None:
+    playground = live.playground
+    async with live.running(*SLOW):
+        await live.animate()
+        status = await live.status_says("step ")
+        await playground.press(status, button(status, "Cancel"), playground.ben)
+        status = await live.delivered_status()
+        assert "the boat rocks" in plain_text(status)
+        pressed = await playground.press(status, button(status, "Delete"), playground.ben)
+        await live.answer_says(pressed, "Deleted `")
+        await live.until(lambda: not live.posts())
+        kept = await playground.slash(playground.ben, playground.pictures, "privacy")
+        await live.answer_says(kept, "status messages")
+    assert live.folders() == []
+
+
 async def test_after_a_restart_the_cancel_button_works_and_jobs_go_on(live: Live) -> None:
     async with live.running(*SLOW):
         await live.animate()

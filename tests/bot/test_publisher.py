@@ -187,7 +187,7 @@ def test_the_last_state_gets_its_edit_even_if_it_comes_at_once(tmp_path: Path) -
         scene.publisher.show(await scene.store.fail(job.id, ErrorKind.INPUT, "no"))
         await asyncio.sleep(60)
         assert scene.posts.cards[-1][1].title == "No video"
-        assert scene.posts.cards[-1][1].actions == (Action.AGAIN, Action.EDIT)
+        assert scene.posts.cards[-1][1].actions == (Action.AGAIN, Action.EDIT, Action.DELETE)
 
 
 def test_a_post_that_fails_is_tried_again_by_the_loop(tmp_path: Path) -> None:

@@ -129,12 +129,12 @@ def test_who_stops_a_job_is_told_no_time_that_will_not_come(asked: str) -> None:
             "2 of 5 sections become the video at the next turn",
             "Cancel",
         ),
-        ({"state": JobState.CANCELLED}, "Cancelled", "a cat", "Again Edit"),
+        ({"state": JobState.CANCELLED}, "Cancelled", "a cat", "Again Edit Delete"),
         (
             {"state": JobState.FAILED, "error_kind": ErrorKind.MEMORY, "error": "ask for less"},
             "No video",
             "There was not enough memory: ask for less",
-            "Again Edit",
+            "Again Edit Delete",
         ),
         (
             {"state": JobState.FINISHED, "delivery": Delivery.PENDING},
