@@ -208,19 +208,35 @@ async def show(desk: Desk, interaction: discord.Interaction[Any], job_id: str) -
     if job.result_message_id is not None and job.delivery is Delivery.DELIVERED:
         lines.insert(0, message_link(job.guild_id, job.channel_id, job.result_message_id))
     await reply.answer(say(Text.SHOW_LOOKING))
-    limit = desk.posts.upload_limit_bytes(interaction.guild_id)
-    limit = limit or int(desk.config.limits.upload_limit_mib * MIB)
-    file = await asyncio.to_thread(_best_file, desk.orders.folder(job), job.video or "", limit)
+    here, there = (_limit_bytes(desk, g) for g in (interaction.guild_id, job.guild_id))
+    folder, name = desk.orders.folder(job), job.video or ""
+    file = await asyncio.to_thread(_best_file, folder, name, here, there)
     if file is None:
         lines.insert(0, say(Text.SHOW_GONE))
-    await reply.amend("\n".join(lines), file=file, spoiler=job.spoiler)
+    if not await reply.amend("\n".join(lines), file=file, spoiler=job.spoiler) and file:
+        await reply.amend("\n".join([*lines, say(Text.SHOW_REFUSED)]))
 
 
-def _best_file(folder: Path, name: str, limit_bytes: int) -> Path | None:
-    """The largest version of the video that may be posted."""
+def _limit_bytes(desk: Desk, guild_id: int | None) -> int:
+    """What a file may have on this server."""
+    boosted = desk.posts.upload_limit_bytes(guild_id)
+    return boosted or int(desk.config.limits.upload_limit_mib * MIB)
+
+
+def _best_file(folder: Path, name: str, here_bytes: int, there_bytes: int) -> Path | None:
+    """The largest version of the video that may be posted here and that Discord has not refused.
+
+    What is within the limit where the job was delivered was offered to Discord there; that there
+    is a smaller version shows that it was refused.
+    """
     versions = [folder / name, *folder.glob(f"{FITTED_NAME}-*/{name}")]
     sizes = {file: file.stat().st_size for file in versions if name and file.is_file()}
-    fitting = [file for file, size_bytes in sizes.items() if size_bytes <= limit_bytes]
+    least = min(sizes.values(), default=0)
+    fitting = [
+        file
+        for file, size_bytes in sizes.items()
+        if size_bytes <= here_bytes and (size_bytes == least or size_bytes > there_bytes)
+    ]
     return max(fitting, key=lambda file: sizes[file], default=None)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import discord
 
-from bot.posts import NOBODY, PostError, Posts
+from bot.posts import NOBODY, UPLOAD_TIMEOUT_S, PostError, Posts
 from bot.texts import Text, say
 from bot.words import PERMISSIONS
 
@@ -90,13 +90,14 @@ class Reply:
         return True
 
     async def amend(self, text: str, *, file: Path | None = None, spoiler: bool = False) -> bool:
-        """Replace the answer's words, and its file; False when the token is dead."""
+        """Replace the answer's words, and its file; False when the token is dead, the file can not
+        be read, or Discord does not take it."""
         fields: dict[str, Any] = {}
-        if file is not None:
-            attached = await asyncio.to_thread(discord.File, file, file.name, spoiler=spoiler)
-            fields["attachments"] = [attached]
         try:
-            async with asyncio.timeout(AMEND_WITHIN_S):
+            if file is not None:
+                attached = await asyncio.to_thread(discord.File, file, file.name, spoiler=spoiler)
+                fields["attachments"] = [attached]
+            async with asyncio.timeout(AMEND_WITHIN_S if file is None else UPLOAD_TIMEOUT_S):
                 await self._interaction.edit_original_response(
                     content=text, allowed_mentions=NOBODY, **fields
                 )

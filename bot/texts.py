@@ -121,7 +121,6 @@ class Text(Table):
     CANCEL_UNKNOWN = "I know no job `{job_id}`."
     CANCEL_NOT_YOURS = "Only {owner} and people who may manage messages here can cancel this job."
     CANCEL_OVER = "Job `{job_id}` is already over ({state})."
-
     CANCEL_ALL = "All {count} of them"
     CANCEL_ALL_ASKS = (
         "{count} of your jobs have finished sections and go on until you have answered, below, "
@@ -148,6 +147,7 @@ class Text(Table):
     SHOW = "Show a finished video again, for your eyes only"
     SHOW_LOOKING = "I am fetching the video."
     SHOW_NOT_YET = "Job `{job_id}` has no video ({state})."
+    SHOW_REFUSED = "Discord does not take the video here. Try again later; it is not lost."
     SHOW_GONE = "I can not post the file here any more: it is gone, or too large."
 
     # the menu's entry and its form

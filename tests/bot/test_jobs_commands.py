@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import discord
+import pytest
 from simcord_scene import Scene, jobs
 
+from bot.client import Client
 from generator.protocol import job_request
 from storage.community import Community, Preset, Scope
 from storage.jobs import JobState, JobStore, NewJob, new_job_id
@@ -75,6 +77,49 @@ async def test_show_is_for_those_who_may_see_the_channel(
             files = [file.filename for file in result.response.attachments]
             assert files == ([f"framepack-{job_id}.mp4"] if may else [])
     assert f"I know no job `{ids[1]}`" in result.response.content
+
+
+@pytest.mark.parametrize(
+    ("there_bytes", "versions", "shown"),
+    [
+        (9000, {"": 3000}, 3000),
+        (9000, {"": 3000, "fitted-2": 2000, "fitted-1": 1000}, 1000),  # two of them were refused
+        (2500, {"": 3000, "fitted-2": 2000}, 3000),  # which was never tried
+        (2500, {"": 6000, "fitted-2": 2000}, 2000),
+        (9000, {"": 6000}, None),
+    ],
+)
+async def test_show_takes_the_largest_version_that_discord_has_not_refused(
+    scene: Scene,
+    store: JobStore,
+    simcord_bot: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there_bytes: int,
+    versions: dict[str, int],
+    shown: int | None,
+) -> None:
+    limits = {scene.guild.id: 5000, 1: there_bytes}
+    monkeypatch.setattr(simcord_bot.desk.posts, "upload_limit_bytes", limits.get)
+    elsewhere = NewJob(
+        id=new_job_id(),
+        interaction_id=1,
+        guild_id=1,
+        channel_id=2,
+        user_id=scene.ben.id,
+        request=job_request(prompt="a cat", seed=1),
+    )
+    await store.enqueue(elsewhere)
+    await store.claim_next()
+    job = await store.finish(elsewhere.id, f"framepack-{elsewhere.id}.mp4")
+    for folder, size_bytes in versions.items():
+        file = tmp_path / "jobs" / job.id / folder / str(job.video)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(size_bytes))
+    result = await scene.ben.slash(scene.channel, "show", job=job.id)
+    sizes = [file.size for file in result.response.attachments]
+    assert sizes == ([] if shown is None else [shown])
+    assert ("gone, or too large" in result.response.content) is (shown is None)
 
 
 async def test_privacy_deletes_everything_of_ones_own(

@@ -10,11 +10,13 @@ import pytest
 from live import PICTURE, Live, button, with_limits
 from test_fitting import noisy_video
 
+from bot import replies
 from bot.intake import download
 from bot.playground import ChannelKind, ClientRefused, controls, plain_text
 from storage.jobs import Delivery, JobState
 
 POST = "POST /channels/*/messages"
+AMEND = "PATCH /webhooks/*/*/messages/@original"
 
 
 async def test_in_a_forum_post_everything_happens_there(live: Live) -> None:
@@ -129,6 +131,26 @@ async def test_show_brings_the_video_anywhere_to_those_who_may_see_it(live: Live
             assert asked.response is not None and asked.response.ephemeral_for == who.id
             assert len(asked.response.attachments) == files
     assert live.posts(playground.lounge) == []
+
+
+async def test_show_ends_in_words_when_discord_does_not_take_the_file(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replies, "AMEND_WITHIN_S", 1.0)
+    playground = live.playground
+    async with live.running():
+        await live.animate()
+        await live.video()
+        await live.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
+        [job] = live.jobs()
+        for fault, files in (({"status": 413}, 0), ({"latency_s": 2.0}, 1)):
+            playground.faults.inject(AMEND, **fault)
+            asked = await playground.slash(
+                playground.ben, playground.lounge, "show", {"job": job.id}
+            )
+            text = await live.answer_says(asked, f"/{job.channel_id}/{job.result_message_id}")
+            assert ("Discord does not take the video here" in text) is (files == 0)
+            assert asked.response is not None and len(asked.response.attachments) == files
 
 
 async def test_what_fits_nowhere_is_kept_and_the_message_says_where(
