@@ -30,7 +30,7 @@ from bot.views import clock, plain, queue_embed, shorten
 from bot.words import FAILURES, STATES, Word
 from generator.protocol import Measured, Variant
 from storage.community import Rules, Standing, Switch
-from storage.jobs import Job, WrongState, utc_now
+from storage.jobs import Delivery, Job, WrongState, utc_now
 
 log = logging.getLogger(__name__)
 
@@ -182,8 +182,13 @@ class Office:
         return say(Text.ADMIN_REMOVED, job_id=job.id, owner=f"<@{job.user_id}>")
 
     async def retry(self, guild_id: int, job_id: str) -> str:
-        """Put a failed or cancelled job back into the queue."""
+        """Put a failed or cancelled job back into the queue; of what could not be posted, post the
+        video."""
         job, desk = await self._job(guild_id, job_id), self._desk
+        if job.delivery is Delivery.UNDELIVERABLE:
+            desk.publisher.show(await desk.store.deliver_again(job.id))
+            desk.delivery.wake()
+            return say(Text.ADMIN_DELIVERING, job_id=job.id)
         picture = desk.orders.folder(job) / job.request.image
         if not await asyncio.to_thread(picture.is_file):
             raise Refusal(f"{say(Text.PICTURE_GONE)}.")

@@ -208,6 +208,7 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
             posts=posts,
             publisher=publisher,
             dispatcher=dispatcher,
+            delivery=delivery,
             backend=backend,
         )
         await stack.enter_async_context(_logged_in(client, config, token))

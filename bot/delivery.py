@@ -214,7 +214,8 @@ class Delivery:
             if second.trouble is Trouble.TRANSIENT:
                 raise
             path = self._shown_path(file)
-            reason = say(Text.REASON_NOWHERE, reason=f"{error}; {second}", path=path)
+            why = f"{error}; {second}"
+            reason = say(Text.REASON_NOWHERE, reason=why, job_id=job.id, path=path)
             return await self._give_up(job, reason)
 
     async def _say_too_large(self, job: Job, file: Path) -> Job:

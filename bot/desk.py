@@ -14,6 +14,7 @@ import msgspec
 
 from bot.backend import LocalBackend
 from bot.config import Config
+from bot.delivery import Delivery
 from bot.dispatcher import Dispatcher
 from bot.orders import Orders
 from bot.posts import Posts
@@ -37,6 +38,7 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     posts: Posts
     publisher: Publisher
     dispatcher: Dispatcher
+    delivery: Delivery
     backend: LocalBackend
 
 

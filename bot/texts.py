@@ -191,7 +191,7 @@ class Text(Table):
     ADMIN_CLEAR_TEXT = "Cancel every waiting job of this server"
     ADMIN_MOVE_TEXT = "Let a waiting job start sooner or later"
     ADMIN_REMOVE_TEXT = "Cancel somebody's job"
-    ADMIN_RETRY_TEXT = "Put a failed or cancelled job back into the queue"
+    ADMIN_RETRY_TEXT = "Do a failed or cancelled job again; post a video that was not posted"
     ADMIN_USER_TEXT = "What one person may do on this server"
     ADMIN_BAN_TEXT = "Let somebody have no videos made here, and cancel what they have waiting"
     ADMIN_UNBAN_TEXT = "Let somebody have videos made again"
@@ -221,7 +221,8 @@ class Text(Table):
     ADMIN_NOT_WAITING = "Job `{job_id}` does not wait ({state}), so it can not be moved."
     ADMIN_MOVED = "Job `{job_id}` is at place {place} now."
     ADMIN_REMOVED = "Cancelled `{job_id}` of {owner}."
-    ADMIN_NO_RETRY = "Job `{job_id}` is {state}; only failed and cancelled ones can be retried."
+    ADMIN_NO_RETRY = "`{job_id}` is {state}; this is for what failed, was cancelled or not posted."
+    ADMIN_DELIVERING = "The video of `{job_id}` is posted once more."
     ADMIN_RETRIED = "Job `{job_id}` is back in the queue."
     ADMIN_STANDING = (
         "{user}{banned} · waiting: {waiting} · per day: {per_day} · priority {priority}"
@@ -380,8 +381,8 @@ class Text(Table):
         "folder as `{path}`"
     )
     REASON_NOWHERE = (
-        "neither this channel nor a direct message takes it ({reason}). Whoever runs me finds it "
-        "in my data folder as `{path}`"
+        "neither this channel nor a direct message takes it ({reason}). `/show {job_id}` shows "
+        "it to you, and whoever runs me finds it in my data folder as `{path}`"
     )
     REASON_FILE_GONE = "its file is not in the data folder any more"
 

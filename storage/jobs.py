@@ -309,6 +309,16 @@ class JobStore(JobLooks):
             reason=reason,
         )
 
+    async def deliver_again(self, job_id: str) -> Job:
+        """undeliverable → pending. Its attempts are counted anew, from one on: the first may have
+        posted the video, so the next looks for it."""
+        return await self._change(
+            job_id,
+            "delivered again",
+            "delivery = 'pending', error = NULL, delivery_attempts = 1",
+            "delivery = 'undeliverable'",
+        )
+
     async def forget_ended(self, before: datetime) -> int:
         """Remove the rows of what was over before this time; returns how many."""
         jobs = await self._rows(

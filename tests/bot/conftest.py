@@ -74,6 +74,7 @@ def simcord_bot(
         posts=posts,
         publisher=publisher,
         dispatcher=Dispatcher(store, backend, publisher, delivery, jobs_dir),  # type: ignore[arg-type]
+        delivery=delivery,
         backend=backend,  # type: ignore[arg-type]
     )
     yield client

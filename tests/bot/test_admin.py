@@ -89,7 +89,7 @@ async def test_jobs_are_moved_removed_retried_and_cleared(bureau: Bureau, store:
     assert f"Cancelled `{first}`" in await bureau.admin("queue remove", job=first)
     assert "is already over" in await bureau.admin("queue remove", job=first)
     assert "back in the queue" in await bureau.admin("queue retry", job=first)
-    assert "only failed and cancelled" in await bureau.admin("queue retry", job=first)
+    assert "is for what failed, was" in await bureau.admin("queue retry", job=first)
     assert await bureau.admin("queue clear") == "Cancelled 3 waiting jobs."
     assert await store.waiting() == []
     assert "does not wait (cancelled)" in await bureau.admin("queue move", job=first)

@@ -169,6 +169,7 @@ async def test_nowhere_to_go_keeps_the_file_and_says_so(
     posts.closed_channels = {1: Trouble.CHANNEL_GONE, 7000: Trouble.FORBIDDEN}
     job = await deliver(store, posts, folder)
     assert job.delivery is Stand.UNDELIVERABLE
+    assert f"`/show {JOB}` shows it to you" in (job.error or "")
     assert f"in my data folder as `jobs/{JOB}/framepack-{JOB}.mp4`" in (job.error or "")
     assert (folder / "jobs" / JOB / f"framepack-{JOB}.mp4").is_file()
     assert len(posts.requests) == 3

@@ -6,6 +6,9 @@ import msgspec
 from live import Live
 
 from bot.config import AdminsConfig
+from storage.jobs import Delivery
+
+UPLOAD = "POST /channels/*/messages"
 
 
 async def test_who_is_named_but_may_not_manage_the_server_is_no_admin(live: Live) -> None:
@@ -37,3 +40,30 @@ async def test_who_is_named_but_may_not_manage_the_server_is_no_admin(live: Live
             assert words in asked.response.content
         await live.animate()
         await live.until(lambda: len(live.videos()) == 2)
+
+
+async def test_what_could_not_be_posted_is_posted_when_an_admin_says_so(live: Live) -> None:
+    playground = live.playground
+    config = msgspec.structs.replace(
+        live.config, admins=AdminsConfig(user_ids=(playground.ada.id,))
+    )
+    playground.close_dms(playground.ben)
+    async with live.running(config=config):
+        playground.faults.inject(UPLOAD, 403, code=50013, skip=1)  # the first is the status message
+        await live.animate()
+        await live.status_says("could not be posted")
+        [job] = live.jobs()
+        assert f"`/show {job.id}` shows it to you" in (job.error or "")
+        asked = await playground.slash(playground.ben, playground.lounge, "show", {"job": job.id})
+        await live.answer_says(asked, "seed ")
+        assert asked.response is not None and len(asked.response.attachments) == 1
+        for words in ("is posted once more", "finished; this is for"):
+            asked = await playground.slash(
+                playground.ada, playground.pictures, "admin queue retry", {"job": job.id}
+            )
+            await live.answer_says(asked, words)
+            await live.video()
+            await live.delivered_status()
+            await live.until(lambda: live.jobs()[0].delivery is Delivery.DELIVERED)
+        await live.status_says("Took ")
+    assert len(live.videos()) == 1

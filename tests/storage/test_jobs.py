@@ -46,6 +46,19 @@ async def test_a_video_that_nobody_can_be_shown(store: JobStore) -> None:
         await store.mark_delivered("j", 1)
 
 
+async def test_what_was_undeliverable_is_tried_again_and_looked_for_first(store: JobStore) -> None:
+    await into(store, JobState.FINISHED)
+    with pytest.raises(WrongState):
+        await store.deliver_again("j")
+    for _ in range(9):
+        await store.begin_delivery("j")
+    await store.mark_undeliverable("j", "the channel is gone")
+    job = await store.deliver_again("j")
+    assert (job.delivery, job.error) == (Delivery.PENDING, None)
+    assert await store.undelivered() == [job]
+    assert (await store.begin_delivery("j")).delivery_attempts == 2
+
+
 async def test_a_failure_keeps_its_kind_and_sentence(store: JobStore) -> None:
     job = await into(store, JobState.RUNNING)
     job = await store.fail("j", ErrorKind.MEMORY, "needs 9 GiB, 8 are there")
