@@ -160,14 +160,23 @@ async def cancel_choices(
 
 
 async def queue(desk: Desk, interaction: discord.Interaction[Any]) -> None:
-    """Show everybody's place and estimate."""
+    """Show everybody's place and estimate, and name those of this server and the asker.
+
+    Who else uses the bot, and where, is not for others to know.
+    """
     reply = Reply(interaction, desk.posts)
     running, places = await desk.store.running(), await desk.dispatcher.places()
     if not running and not places:
         await reply.answer(say(Text.QUEUE_EMPTY))
         return
     progress = desk.dispatcher.progress
-    shown = queue_embed([(job, progress.get(job.id)) for job in running], places, utc_now())
+    at_work = [(job, progress.get(job.id)) for job in running]
+    asker_id, guild_id = interaction.user.id, interaction.guild_id
+
+    def named(job: Job) -> bool:
+        return job.user_id == asker_id or (guild_id is not None and job.guild_id == guild_id)
+
+    shown = queue_embed(at_work, places, utc_now(), named=named)
     await reply.answer("", embed=shown)
 
 

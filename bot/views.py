@@ -7,7 +7,7 @@ a pure function of its arguments.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import msgspec
 
 from bot.buttons import Action
 from bot.texts import Text, say
-from bot.words import FAILURES, STAGES, STATES
+from bot.words import FAILURES, STAGES, STATES, Word
 from generator.protocol import ErrorKind, Progress, StepCacheKind
 from storage.jobs import Delivery, Job, JobState
 
@@ -180,9 +180,15 @@ def queue_embed(
     running: Sequence[tuple[Job, Progress | None]],
     waiting: Sequence[tuple[Job, Place]],
     now: datetime,
+    *,
+    named: Callable[[Job], bool] = lambda job: True,
 ) -> discord.Embed:
-    """Everybody's jobs, without prompts."""
-    lines = [_running_line(job, progress, now) for job, progress in running]
+    """Everybody's jobs, without prompts, and without the owner where one is not to be `named`."""
+
+    def owner(job: Job) -> str:
+        return f"<@{job.user_id}>" if named(job) else say(Word.SOMEBODY_ELSEWHERE)
+
+    lines = [_running_line(job, owner(job), progress, now) for job, progress in running]
     if waiting and waiting[0][1].paused:
         lines.append(say(Text.QUEUE_PAUSED))
     for job, place in waiting[:QUEUE_SHOWN]:
@@ -191,7 +197,7 @@ def queue_embed(
             say(
                 Text.QUEUE_WAITING,
                 position=place.position,
-                user=job.user_id,
+                owner=owner(job),
                 seconds=job.request.seconds,
                 wait=wait,
             )
@@ -331,11 +337,11 @@ def _progress_lines(job: Job, now: datetime, progress: Progress | None) -> list[
     return [" · ".join(parts), say(Text.CARD_BAR, bar=bar, percent=percent), " · ".join(times)]
 
 
-def _running_line(job: Job, progress: Progress | None, now: datetime) -> str:
+def _running_line(job: Job, owner: str, progress: Progress | None, now: datetime) -> str:
     left_s = progress.remaining_s if progress else None
     return say(
         Text.QUEUE_RUNNING,
-        user=job.user_id,
+        owner=owner,
         seconds=job.request.seconds,
         percent=_percent(progress) if progress else 0,
         left=""

@@ -38,6 +38,9 @@ class Word(Table):
     FAILURE_DISK = "There is a problem with the disk on my side"
     FAILURE_INTERNAL = "Something went wrong on my side"
 
+    # in the queue, who is of another server
+    SOMEBODY_ELSEWHERE = "somebody elsewhere"
+
     # permissions, as Discord's settings call them
     VIEW_CHANNEL = "View Channel"
     SEND_MESSAGES = "Send Messages"

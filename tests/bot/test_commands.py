@@ -14,8 +14,9 @@ from simcord_scene import PICTURE, NoBackend, Scene, jobs, make_job
 
 from bot.client import Client
 from bot.config import Config, DiscordConfig
+from generator.protocol import job_request
 from storage.community import Community, Preset, Scope
-from storage.jobs import Job, JobState, JobStore
+from storage.jobs import Job, JobState, JobStore, NewJob, new_job_id
 
 NEEDED = ["view_channel", "send_messages", "attach_files", "embed_links", "read_message_history"]
 
@@ -276,6 +277,24 @@ async def test_the_queue_is_for_everyone(scene: Scene, store: JobStore) -> None:
     assert f"▶ <@{scene.ben.id}> · 5 s of video · 0 %" in text
     assert f"1. <@{scene.ben.id}> · 5 s of video" in text
     assert "secret" not in text
+
+
+async def test_the_queue_names_nobody_of_another_server(scene: Scene, store: JobStore) -> None:
+    await scene.animate()
+    for who in (scene.ben, scene.cleo):
+        elsewhere = NewJob(
+            id=new_job_id(),
+            interaction_id=who.id,
+            guild_id=1,
+            channel_id=2,
+            user_id=who.id,
+            request=job_request(prompt="a cat", seed=1),
+        )
+        await store.enqueue(elsewhere)
+    result = await scene.cleo.slash(scene.channel, "queue")
+    lines = (result.response.embeds[0].description or "").splitlines()
+    people = [line.split(" · ")[0] for line in lines]
+    assert people == [f"1. <@{scene.ben.id}>", f"2. <@{scene.cleo.id}>", "3. somebody elsewhere"]
 
 
 async def test_ranges_come_from_protocol_and_config(simcord_env: Any, simcord_bot: Client) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from live import PICTURE, Live, button, with_limits
+from live import PICTURE, SLOW, Live, button, with_limits
 from test_fitting import noisy_video
 
 from bot import replies
@@ -77,6 +77,23 @@ async def test_in_direct_messages_if_the_operator_allows_it(live: Live) -> None:
         await live.until(lambda: not live.posts(dm))
     [job] = live.jobs()
     assert (job.guild_id, job.channel_id) == (None, dm.id)
+
+
+async def test_in_direct_messages_the_queue_names_only_who_asks(live: Live) -> None:
+    playground = live.playground
+    discord = msgspec.structs.replace(live.config.discord, allow_dms=True)
+    config = msgspec.structs.replace(live.config, discord=discord)
+    async with live.running(*SLOW, config=config):
+        await live.animate(playground.cleo)
+        await live.status_says("step ")
+        await live.animate(playground.ben)
+        await live.sees(lambda: len(live.posts()) == 2)
+        dm = playground.world.open_dm(playground.ben)
+        asked = await playground.slash(playground.ben, dm, "queue")
+        shown = await live.sees(lambda: asked.response)
+    text = str(shown.embeds)
+    assert "▶ somebody elsewhere · " in text
+    assert f"1. <@{playground.ben.id}> · " in text
 
 
 async def test_what_is_refused_is_not_downloaded(
