@@ -259,7 +259,9 @@ class Office:
         ready, began = backend.ready, backend.ready_since
         shown_speed = say(Text.ADMIN_SPEED, speed=speed) if speed else say(Text.ADMIN_NO_SPEED)
         if ready is None or began is None:
-            return f"{say(Text.ADMIN_NOT_STARTED)}\n{shown_speed}"
+            why = backend.trouble
+            stands = say(Text.ADMIN_NO_START, reason=plain(why)) if why else None
+            return f"{stands or say(Text.ADMIN_NOT_STARTED)}\n{shown_speed}"
         measured = await backend.measure()
         return say(
             Text.ADMIN_GENERATOR,

@@ -131,6 +131,7 @@ class LocalBackend:
         self._current: str | None = None
         self._cancel_asked = False
         self._ready_since: datetime | None = None
+        self._trouble: str | None = None
         self._starting = asyncio.Lock()
 
     async def __aenter__(self) -> LocalBackend:
@@ -162,6 +163,11 @@ class LocalBackend:
         return self._child.process.pid if self._child and self._child.alive else None
 
     @property
+    def trouble(self) -> str | None:
+        """Why the last start failed, in one sentence; None when it did not."""
+        return self._trouble
+
+    @property
     def starting(self) -> bool:
         """Whether a child is being started and is not ready yet."""
         return self._starting.locked()
@@ -173,7 +179,15 @@ class LocalBackend:
         """
         async with self._starting:
             ready = self.ready
-            return ready if ready is not None else await self._start_child()
+            if ready is not None:
+                return ready
+            try:
+                ready = await self._start_child()
+            except BackendError as error:
+                self._trouble = str(error)
+                raise
+            self._trouble = None
+            return ready
 
     async def _start_child(self) -> Ready:
         child = self._child = await Child.spawn(

@@ -8,7 +8,8 @@ A job whose turn is over while others have more right goes back to the queue and
 step later. A child that dies under a job has told nothing about whose fault it was, so the job goes
 back as well; it fails with a sentence after `MAX_ATTEMPTS` times in which it got no further. So
 does a job that found no space on the disk, after longer and longer pauses: the next one would find
-none either, and in one bad minute everybody's job would be gone.
+none either, and in one bad minute everybody's job would be gone. A generator that does not start at
+all is never a job's fault: jobs wait until it does.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class Dispatcher:
         self._loaded: Variant | None = None
         self._speed = 0.0
         self._drawing: float | None = None  # of a second of video, as the last one measured it
-        self._rest_s = 0.0  # before the next turn
+        self._rest_s, self._rest_why = 0.0, ""  # before the next turn
+        self._failed_starts = 0  # of the generator, since it last had a job
         self._short_s = 0.0  # GPU time of short jobs since the last long one's turn
         self._wake = asyncio.Event()
         self._cancelling: set[str] = set()
@@ -111,11 +113,16 @@ class Dispatcher:
                 await self._wake.wait()
 
     async def _rest(self) -> None:
-        """Leave time for somebody to free some space, if the last turn wanted for it."""
+        """Leave time for somebody to mend what the last turn met on this machine, if anything."""
         rest_s, self._rest_s = self._rest_s, 0.0
         if rest_s:
-            log.error("the disk is full; nothing starts for %g s", rest_s)
+            log.error("%s; nothing starts for %g s", self._rest_why, rest_s)
             await asyncio.sleep(rest_s)
+
+    def _plan_rest(self, why: str, times: int) -> None:
+        """Before the next turn; the more often it was in vain, the longer."""
+        self._rest_s = self._pause_s * 2 ** min(times, MAX_ATTEMPTS - 1)
+        self._rest_why = why
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job of any unfinished state. WrongState and UnknownJob pass through."""
@@ -163,11 +170,17 @@ class Dispatcher:
         short = await self._short_waiting(speed)
         order = starting_order(waiting, short, speed, self._turns, self._drawing)
         is_paused = bool(waiting) and await self._store.next_in_line() is None
+        is_broken = self._failed_starts > 0
         now, places = utc_now(), []
         for position, (job, work_s) in enumerate(order, start=1):
-            known = speed is not None and not is_paused
-            starts_at = now + timedelta(seconds=ahead_s) if known else None
-            places.append((job, Place(position=position, starts_at=starts_at, paused=is_paused)))
+            known = speed is not None and not is_paused and not is_broken
+            place = Place(
+                position=position,
+                starts_at=now + timedelta(seconds=ahead_s) if known else None,
+                paused=is_paused,
+                no_generator=is_broken,
+            )
+            places.append((job, place))
             ahead_s += work_s
         return places
 
@@ -211,6 +224,7 @@ class Dispatcher:
                 return await self._record(turn, Cancelled(job_id=job.id))
             async with aclosing(self._backend.run(order)) as events:
                 async for event in events:
+                    self._failed_starts = 0
                     if job.id in self._cancelling:
                         await self._backend.cancel(job.id)
                     elif job.id in self._finishing:  # asked before the child had the job
@@ -222,8 +236,7 @@ class Dispatcher:
                     else:
                         await self._record(turn, event)
         except BackendError as error:
-            log.error("job %s: the generator can not be started: %s", job.id, error)
-            await self._record(turn, _without_generator(job, error))
+            await self._record(turn, error)
         finally:
             worked_s = turn.worked_s(asyncio.get_running_loop().time())
             self._short_s = self._short_s + worked_s if turn.is_short else 0.0
@@ -277,12 +290,13 @@ class Dispatcher:
         await self._store.charge(turn.job.id, turn.uncharged_s(now_s))
         turn.charged(now_s)
 
-    async def _record(self, turn: Turn, event: Event | Lost) -> None:
+    async def _record(self, turn: Turn, event: Event | Lost | BackendError) -> None:
         """Write down how the turn ended, then tell; a full disk only delays that."""
         job = turn.job
         while True:
             try:
-                await self._charge(turn)
+                if not isinstance(event, BackendError):  # what never began costs nobody anything
+                    await self._charge(turn)
                 return await self._record_once(turn, event)
             except (WrongState, UnknownJob) as error:
                 return log.warning("job %s ended otherwise: %s", job.id, error)
@@ -290,7 +304,7 @@ class Dispatcher:
                 log.error("the end of job %s can not be written yet: %s", job.id, error)
             await asyncio.sleep(self._pause_s)
 
-    async def _record_once(self, turn: Turn, event: Event | Lost) -> None:
+    async def _record_once(self, turn: Turn, event: Event | Lost | BackendError) -> None:
         job = turn.job
         if job.id in self._cancelling or isinstance(event, Cancelled):
             return self._publisher.show(await self._store.cancelled(job.id))
@@ -309,7 +323,7 @@ class Dispatcher:
                     await self._fail(job, ErrorKind.INTERNAL, say(Text.NO_VIDEO))
             case Failed(kind=ErrorKind.DISK, message=message):
                 changed = await self._try_again(turn, ErrorKind.DISK, message)
-                self._rest_s = self._pause_s * 2 ** min(changed.attempts, MAX_ATTEMPTS - 1)
+                self._plan_rest("the disk is full", changed.attempts)
             case Failed(kind=kind, message=message):
                 await self._fail(job, kind, message)
             case Suspended():
@@ -319,6 +333,11 @@ class Dispatcher:
             case Lost():
                 message = say(Text.LOST, attempts=MAX_ATTEMPTS)
                 await self._try_again(turn, ErrorKind.INTERNAL, message)
+            case BackendError():
+                self._publisher.show(await self._store.put_back(job.id))
+                self._failed_starts += 1
+                why = f"job {job.id} waits: the generator can not be started: {event}"
+                self._plan_rest(why, self._failed_starts)
 
     def _note_drawing(self, job: Job, event: Finished) -> None:
         drawn_s, made = event.stage_s.get(Stage.DECODING), event.sections_made / event.sections
@@ -353,10 +372,3 @@ class Dispatcher:
         if is_whole and progress is not None and progress.remaining_s is not None:
             return progress.remaining_s
         return remaining_s(job, speed or 0.0, self._drawing)
-
-
-def _without_generator(job: Job, error: BackendError) -> Failed | Lost:
-    """What says why it is broken stays broken; what just did not start may do so next time."""
-    if error.kind is ErrorKind.INTERNAL:
-        return Lost(job_id=job.id, message=str(error))
-    return Failed(job_id=job.id, kind=error.kind, message=say(Text.NO_GENERATOR))

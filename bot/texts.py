@@ -232,6 +232,7 @@ class Text(Table):
     ADMIN_NO_LIMIT = "no limit"
     ADMIN_LIMIT = "{name}: {value}"
     ADMIN_NOT_STARTED = "The generator does not run; the next job starts it."
+    ADMIN_NO_START = "The generator does not start: {reason}. Mend that; I try again by myself."
     ADMIN_UNLOADED = "The generator gives its memory back; the next job loads the model again."
     ADMIN_SPEED = "{speed:.1f} s of work for a second of video"
     ADMIN_NO_SPEED = "no video has been made yet"

@@ -41,11 +41,15 @@ _PATH = re.compile(
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a waiting job stands: position from 1; when it probably starts, None if unknown."""
+    """Where a waiting job stands: position from 1; when it probably starts, None if unknown.
+
+    With `no_generator` nothing starts before somebody has mended it.
+    """
 
     position: int
     starts_at: datetime | None = None
     paused: bool = False
+    no_generator: bool = False
 
     def steadied(self, before: Place | None, now: datetime) -> Place:
         """This place, with the estimate of the one before where the two say much the same.
@@ -191,6 +195,8 @@ def queue_embed(
     lines = [_running_line(job, owner(job), progress, now) for job, progress in running]
     if waiting and waiting[0][1].paused:
         lines.append(say(Text.QUEUE_PAUSED))
+    if waiting and waiting[0][1].no_generator:
+        lines.append(sentence_of(say(Text.NO_GENERATOR)) + ".")
     for job, place in waiting[:QUEUE_SHOWN]:
         wait = say(Text.QUEUE_WAIT, time=moment(place.starts_at)) if place.starts_at else ""
         lines.append(
@@ -307,6 +313,8 @@ def _place_lines(place: Place) -> list[str]:
     ]
     if place.paused:
         parts.append(say(Text.CARD_PAUSED))
+    if place.no_generator:
+        parts.append(say(Text.NO_GENERATOR))
     if place.starts_at is not None:
         parts.append(say(Text.CARD_WAIT, time=moment(place.starts_at)))
     return [" · ".join(parts)]

@@ -209,6 +209,17 @@ class JobStore(JobLooks):
             now=self._now_ms(),
         )
 
+    async def put_back(self, job_id: str) -> Job:
+        """running → queued: there was no generator to give it to, so it was no attempt."""
+        return await self._change(
+            job_id,
+            "put back",
+            f"{_BACK_TO_QUEUE}, attempts = max(0, attempts - 1)",
+            "state = 'running'",
+            redo=True,
+            now=self._now_ms(),
+        )
+
     async def requeue_running(self) -> list[Job]:
         """At start: what was running when the bot ended goes back to its place in the queue.
 

@@ -339,6 +339,7 @@ def main() -> None:
     parser.add_argument("--steps-per-second", type=float, default=0.0, help="instead of --steps")
     parser.add_argument("--section-steps", type=int, help="steps a section; otherwise all")
     parser.add_argument("--full-while", type=Path, help="the disk is full while this file exists")
+    parser.add_argument("--broken-while", type=Path, help="as this file says, while it exists")
     arguments = parser.parse_args()
     behaviours = set(arguments.behaviours)
     assert behaviours <= set(BEHAVIOURS), behaviours
@@ -347,6 +348,11 @@ def main() -> None:
         sys.exit(3)
     if "broken" in behaviours:
         say(Broken(kind=ErrorKind.MODEL, message="the model folder has no vae; download it again"))
+        sys.exit(1)
+    if arguments.broken_while is not None and arguments.broken_while.exists():
+        kind = arguments.broken_while.read_text()
+        if kind in list(ErrorKind):
+            say(Broken(kind=ErrorKind(kind), message="the driver is another one; restart"))
         sys.exit(1)
     if "slow_start" in behaviours:
         threading.Timer(30, say, [ready()]).start()

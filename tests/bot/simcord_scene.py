@@ -41,6 +41,7 @@ class NoBackend:
         self.ready, self.ready_since = None, None
         self.closed = self.unloaded = 0
         self.starting = False
+        self.trouble: str | None = None
 
     async def close(self) -> None:
         self.closed += 1

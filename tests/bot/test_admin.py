@@ -151,6 +151,9 @@ async def test_the_generator_is_unloaded_and_restarted(
     backend: Any = simcord_bot.desk.backend
     assert isinstance(backend, NoBackend)
     assert "does not run" in await bureau.admin("generator status")
+    backend.trouble = "the model folder has no vae"
+    answer = await bureau.admin("generator status")
+    assert "does not start: the model folder has no vae. Mend that" in answer
     backend.starting = True
     assert "just starting" in await bureau.admin("generator unload")
     assert "just starting" in await bureau.admin("generator restart")

@@ -79,17 +79,45 @@ async def test_finished_without_a_file_is_a_failure(tmp_path: Path) -> None:
     assert "there is no video" in (job.error or "")
 
 
-async def test_a_broken_generator_fails_jobs_and_the_bot_lives(tmp_path: Path) -> None:
-    async with scene(tmp_path, "broken") as found:
-        jobs = [await found.ends(await found.ask()) for _ in range(2)]
-    assert [(job.state, job.error_kind) for job in jobs] == [(JobState.FAILED, ErrorKind.MODEL)] * 2
-    assert "whoever runs me finds the reason" in (jobs[0].error or "")
+@pytest.mark.parametrize("how", ["model", "input", "internal", "says nothing"])
+async def test_a_generator_that_can_not_be_started_costs_time_and_not_the_queue(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tries() -> int:
+        return sum("can not be started" in record.getMessage() for record in caplog.records)
+
+    marker = tmp_path / "broken"
+    marker.write_text(how)
+    async with scene(tmp_path, "--broken-while", str(marker)) as found:
+        jobs = [await found.ask() for _ in range(2)]
+        async with asyncio.timeout(20):
+            while tries() < MAX_ATTEMPTS + 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        first = await found.reaches(jobs[0], JobState.QUEUED)
+        assert (first.attempts, first.error_kind, first.worked_ms) == (0, None, 0)
+        assert found.backend.trouble is not None
+        assert [place.no_generator for _, place in await found.dispatcher.places()] == [True] * 2
+        marker.unlink()
+        ended = [await found.ends(job) for job in jobs]
+    assert [(job.state, job.attempts) for job in ended] == [(JobState.FINISHED, 1)] * 2
+    assert found.backend.trouble is None
+    told = "\n".join(card.text for _, card in found.posts.cards)
+    assert "what you asked for" not in told
 
 
-async def test_a_generator_that_does_not_start_is_tried_a_few_times(tmp_path: Path) -> None:
+async def test_the_longer_a_generator_can_not_be_started_the_less_often_it_is_tried(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with scene(tmp_path, "dies_at_start") as found:
-        job = await found.ends(await found.ask())
-    assert (job.state, job.attempts) == (JobState.FAILED, MAX_ATTEMPTS)
+        job = await found.ask()
+        async with asyncio.timeout(20):
+            while "nothing starts for 0.8 s" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        waiting = await found.reaches(job, JobState.QUEUED)
+        await found.dispatcher.cancel(waiting.id)
+        assert (await found.ends(job)).state is JobState.CANCELLED
+    assert all(f"nothing starts for {rest} s" in caplog.text for rest in (0.1, 0.2, 0.4))
+    assert "exit code 3" in caplog.text
 
 
 @pytest.mark.parametrize("verb", ["finish", "claim_next", "charge", "forget_served"])

@@ -304,6 +304,14 @@ def test_while_the_queue_is_paused_it_says_so_and_no_time() -> None:
     assert text.startswith("Paused: nothing starts until an admin resumes the queue.\n2. <@4>")
 
 
+def test_who_waits_for_a_generator_that_does_not_start_is_told_whose_business_it_is() -> None:
+    place = Place(position=1, no_generator=True)
+    words = "the generator can not be started at the moment; whoever runs me finds the reason"
+    assert f"Next in the queue · {words}" in status_card(job(), NOW, place=place).text
+    text = queue_embed([], [(job(), place)], NOW).description or ""
+    assert text.startswith("T" + words[1:])
+
+
 def test_f1s_part_is_its_beginning() -> None:
     request = job_request(prompt="a cat", seed=1, seconds=6, variant="f1")
     part = job(request=request, state=JobState.FINISHED, sections_made=2, sections=5)

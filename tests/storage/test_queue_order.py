@@ -118,6 +118,22 @@ async def test_attempts_are_counted_anew_when_a_job_got_further(store: JobStore)
     assert found == [1, 2, 0, 1, 2, 0]
 
 
+async def test_a_job_without_a_generator_keeps_its_place_and_its_attempts(
+    store: JobStore,
+) -> None:
+    for name in ("a", "b"):
+        await store.enqueue(new(name))
+    await store.claim_next()
+    assert (await store.lost("a", 0.0)).attempts == 1
+    await store.claim_next()
+    back = await store.put_back("a")
+    assert (back.state, back.attempts) == (JobState.QUEUED, 1)
+    assert [job.id for job in await store.waiting()] == ["a", "b"]
+    await store.claim_next()
+    await store.request_cancel("a")
+    assert (await store.put_back("a")).state is JobState.CANCELLED
+
+
 def of(variant: Variant, name: str, user_id: int) -> NewJob:
     made = new(name, user_id=user_id)
     request = msgspec.structs.replace(made.request, variant=variant)
