@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -126,8 +127,9 @@ class Dispatcher:
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job of any unfinished state. WrongState and UnknownJob pass through."""
-        job = await self._store.request_cancel(job_id)
-        self._publisher.show(job, progress=self.progress.get(job.id))
+        async with self._leaving_the_queue():
+            job = await self._store.request_cancel(job_id)
+            self._publisher.show(job, progress=self.progress.get(job.id))
         if job.state is JobState.RUNNING:
             self._cancelling.add(job.id)
             await self._backend.cancel(job.id)
@@ -160,6 +162,16 @@ class Dispatcher:
                 self._places = await self._read_places()
                 self._answered = answers
             return self._places
+
+    @asynccontextmanager
+    async def _leaving_the_queue(self) -> AsyncIterator[None]:
+        """What leaves the queue in the block is told no place that was read before.
+
+        Such a place would be its card's last word: nothing tells of that job any more.
+        """
+        async with self._looking:  # whoever has read the queue has told it before this begins
+            self._answered = 0  # and whoever waits for that reading makes one of their own
+            yield
 
     async def _read_places(self) -> list[tuple[Job, Place]]:
         speed = await self._store.speed()
@@ -197,10 +209,11 @@ class Dispatcher:
         await self._store.forget_served(self._turns.share_window)
         self._speed = await self._store.speed() or 0.0
         short, job = self._turns.short(self._speed), None
-        if short is not None and self._short_s < short.turn_s:
-            job = await self._store.claim_short(short)
-        is_short = job is not None
-        job = job or await self._store.claim_next(self._loaded, self._turns.slack)
+        async with self._leaving_the_queue():  # `_run` shows it before anybody else gets to speak
+            if short is not None and self._short_s < short.turn_s:
+                job = await self._store.claim_short(short)
+            is_short = job is not None
+            job = job or await self._store.claim_next(self._loaded, self._turns.slack)
         if job is None:
             return None
         now_s, after_s = asyncio.get_running_loop().time(), self._short_s
@@ -346,12 +359,13 @@ class Dispatcher:
 
     async def _try_again(self, turn: Turn, kind: ErrorKind, message: str) -> Job:
         """Put it back into the queue, or let it fail with this message if it got no further."""
-        changed = await self._store.lost(turn.job.id, turn.furthest)
-        log.warning("job %s goes back to the queue", changed.id)
-        if changed.state is JobState.QUEUED and changed.attempts >= MAX_ATTEMPTS:
-            await self._fail(changed, kind, message)
-        else:
-            self._publisher.show(changed)
+        async with self._leaving_the_queue():  # at once, if it fails
+            changed = await self._store.lost(turn.job.id, turn.furthest)
+            log.warning("job %s goes back to the queue", changed.id)
+            if changed.state is JobState.QUEUED and changed.attempts >= MAX_ATTEMPTS:
+                await self._fail(changed, kind, message)
+            else:
+                self._publisher.show(changed)
         return changed
 
     async def _fail(self, job: Job, kind: ErrorKind, message: str) -> None:
