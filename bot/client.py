@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,9 @@ class Tree(app_commands.CommandTree[Client]):
 async def sync_commands(client: Client, config: Config) -> None:
     """Register the commands if they are not those that were registered last.
 
-    What was registered last is kept as a hash in the data folder. With `guild_ids` they are
-    registered on these servers only, at once; else everywhere.
+    What was registered last is kept as a hash in the data folder, and where. With `guild_ids` they
+    are registered on these servers only, at once; else everywhere. A server that is listed no more
+    loses its own: it would show each command twice.
     """
     file = config.storage.data_dir / SYNC_FILE
     tree, translator = client.tree, Translator()
@@ -128,31 +130,40 @@ async def sync_commands(client: Client, config: Config) -> None:
     place = [client.application_id, config.discord.api_url, config.discord.guild_ids]
     encoded = msgspec.json.encode([payload, place], order="sorted")
     digest = hashlib.sha256(encoded).hexdigest()
-    if _read(file) == digest:
+    ids = config.discord.guild_ids
+    last, known_ids = _read(file)
+    if last == digest:
+        if known_ids != set(ids):
+            _write(file, digest, ids)  # an older bot kept the hash only
         return log.info("the commands are registered already")
-    guilds = [discord.Object(guild_id) for guild_id in config.discord.guild_ids]
+    for guild_id in known_ids - set(ids):
+        with contextlib.suppress(discord.Forbidden, discord.NotFound):  # it is not there any more
+            await tree.sync(guild=discord.Object(guild_id))
+    guilds = [discord.Object(guild_id) for guild_id in ids]
     for guild in guilds:
         client.tree.copy_global_to(guild=guild)
         await client.tree.sync(guild=guild)
     if guilds:
         client.tree.clear_commands(guild=None)
     await client.tree.sync()
-    _write(file, digest)
+    _write(file, digest, ids)
     log.info("%d commands registered", len(payload))
 
 
-def _read(file: Path) -> str | None:
+def _read(file: Path) -> tuple[str, set[int]]:
+    """The hash, "" if there is none, and the servers that have commands of their own."""
     try:
-        return file.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return None
+        digest, *ids = file.read_text(encoding="ascii").split()
+        return digest, {int(guild_id) for guild_id in ids}
+    except (OSError, ValueError):
+        return "", set()
 
 
-def _write(file: Path, text: str) -> None:
-    """Keep the hash; if that fails the commands are registered once more next time."""
+def _write(file: Path, digest: str, guild_ids: Iterable[int]) -> None:
+    """Keep them; if that fails the commands are registered once more next time."""
     part = file.with_name(file.name + ".part")
     try:
-        part.write_text(text, encoding="ascii")
+        part.write_text("\n".join([digest, *map(str, guild_ids)]), encoding="ascii")
         part.replace(file)
     except OSError as error:
         log.warning("%s can not be written: %s", file, error)

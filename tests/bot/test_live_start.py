@@ -67,6 +67,32 @@ async def test_what_was_delivered_is_not_delivered_again(live: Live) -> None:
     assert len(registered) == 1
 
 
+@pytest.mark.parametrize("status", [200, 403, 404])
+async def test_a_server_that_is_listed_no_more_loses_its_own_commands(
+    live: Live, status: int
+) -> None:
+    """Else each command is there twice: the server's own, and everybody's."""
+    guild = live.playground.world.guild.id
+    discord = msgspec.structs.replace(live.config.discord, guild_ids=(guild,))
+    config = msgspec.structs.replace(live.config, discord=discord)
+    commands = live.playground.api.commands
+    async with live.running(config=config):
+        assert commands.registered(guild) and not commands.registered(None)
+    known = live.folder / "commands.sha256"
+    known.write_text(known.read_text().split()[0])  # as a bot wrote it that kept no servers
+    async with live.running(config=config):
+        pass
+    if status != 200:  # the bot is not there any more
+        live.playground.faults.inject("PUT /applications/*/guilds/*/commands", status)
+    async with live.running():
+        assert bool(commands.registered(guild)) == (status != 200)
+        assert commands.registered(None)
+    assert not live.playground.faults.waiting
+    writes = commands.writes
+    async with live.running():
+        assert commands.writes == writes
+
+
 async def test_a_video_that_was_posted_but_not_written_down_is_found(live: Live) -> None:
     async with live.running():
         await live.animate()
