@@ -2,8 +2,9 @@
 
 Decides: which wishes are taken, with which settings, and that nothing half-done stays of those that
 are not. Refuses to know: interactions, messages, the generator. The picture is in the job's folder,
-and on the disk, before the row is written, so a row always has its picture, even after a power cut;
-a folder without a row is nobody's and goes at the next start.
+and on the disk, before the row is written, so a row always has its picture, even after a power cut.
+A folder without a row is nobody's and goes at the next start; but one with a finished video was
+somebody's before an older backup took the database's place, and goes when its days are over.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,9 @@ RANDOM_SEEDS = 2**31
 NEGATIVE_CFG_SCALE = 2.0
 """Real guidance for those who name what they do not want and whose operator has set none."""
 MIB = 1 << 20
+DAY_S = 24 * 3600.0
+FINISHED = "framepack-*.mp4"
+"""What the generator calls a video that is whole."""
 FETCHED_AT_ONCE = 4
 """Pictures that are in memory at the same time, whole: a crowd must not fill it."""
 
@@ -168,12 +173,27 @@ class Orders:
             await asyncio.to_thread(shutil.rmtree, self._jobs_dir / job_id, ignore_errors=True)
 
     async def remove_strays(self) -> None:
-        """At start: remove the folders that no row knows. May raise StorageError."""
-        known = await self._store.known_ids()
+        """At start: remove the folders that no row knows. May raise StorageError.
+
+        Finished videos are left for `keep_days`, and the operator is told of them.
+        """
+        known, days, kept = await self._store.known_ids(), self._config.storage.keep_days, 0
         for folder in await asyncio.to_thread(_folders, self._jobs_dir):
-            if folder.name not in known:
-                log.info("removing %s, which belongs to no job", folder)
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            if folder.name in known:
+                continue
+            if await asyncio.to_thread(_has_video, folder, time.time() - days * DAY_S):
+                kept += 1
+                continue
+            log.info("removing %s, which belongs to no job", folder)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if kept:
+            log.warning(
+                "%d finished videos in %s belong to no job, as after an older backup of the "
+                "database was put back; each goes %g days after it was made, so copy what you want",
+                kept,
+                self._jobs_dir,
+                days,
+            )
 
     def _check_limits(self, asked: Asked) -> None:
         limits, length = self._config.limits, len(asked.prompt)
@@ -234,6 +254,13 @@ def _sync_names(folder: Path) -> None:
 def _folders(jobs_dir: Path) -> list[Path]:
     jobs_dir.mkdir(parents=True, exist_ok=True)
     return [entry for entry in jobs_dir.iterdir() if entry.is_dir()]
+
+
+def _has_video(folder: Path, since_s: float) -> bool:
+    """Whether there is a finished video that is not older than this."""
+    with contextlib.suppress(OSError):
+        return any(file.stat().st_mtime >= since_s for file in folder.glob(FINISHED))
+    return False
 
 
 def _refusal(error: Exception) -> Refusal:

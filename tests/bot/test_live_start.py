@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import time
 
 import msgspec
 import pytest
@@ -41,6 +43,29 @@ async def test_strange_folders_are_removed_at_start(live: Live) -> None:
     (live.folder / "jobs" / "halfdone22" / "input.png").write_bytes(PICTURE.data)
     async with live.running():
         assert live.folders() == []
+
+
+async def test_finished_videos_without_a_row_stay_for_their_days(
+    live: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their rows were in no backup yet when an older one was put in the database's place."""
+    now, days = time.time(), live.config.storage.keep_days
+    for name, age_days in (
+        ("young22222", days - 1),
+        ("older22222", days / 2),
+        ("old2222222", days + 1),
+    ):
+        folder = live.folder / "jobs" / name
+        folder.mkdir(parents=True)
+        for file in ("input.png", f"framepack-{name}.mp4"):
+            (folder / file).write_bytes(PICTURE.data)
+        os.utime(folder / f"framepack-{name}.mp4", times=(now, now - age_days * 86400))
+    (live.folder / "jobs" / "halfdone22").mkdir()
+    (live.folder / "jobs" / "halfdone22" / "framepack-halfdone22.mp4.part").write_bytes(b"half")
+    async with live.running():
+        assert live.folders() == ["older22222", "young22222"]
+    [warning] = [r.getMessage() for r in caplog.records if "belong to no job" in r.getMessage()]
+    assert warning.startswith(f"2 finished videos in {live.folder / 'jobs'} belong to no job")
 
 
 async def test_a_deleted_status_message_stays_deleted_after_a_restart(live: Live) -> None:
