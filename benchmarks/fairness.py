@@ -141,7 +141,7 @@ class FirstCome(virtual_time.PatientStore):
 
 
 class Nobody:
-    """Instead of publisher and delivery: nobody reads."""
+    """Instead of publisher, delivery and notices: nobody reads."""
 
     def show(self, job: Job, **news: object) -> None: ...
 
@@ -172,7 +172,7 @@ class Server:
         self.gpu = Gpu(self.costs, self.users)
         nobody: Any = Nobody()
         gpu: Any = self.gpu
-        self.dispatcher = Dispatcher(store, gpu, nobody, nobody, folder, turns=turns)
+        self.dispatcher = Dispatcher(store, gpu, nobody, nobody, nobody, folder, turns=turns)
         self._interactions = 0
 
     async def ask(self, user: int, seconds: float, variant: Variant) -> str:

@@ -148,12 +148,12 @@ class Office:
         switches = ", ".join(sorted(await self._desk.community.switches()))
         return say(Text.ADMIN_SWITCHES, switches=switches or say(Text.ADMIN_NO_SWITCH))
 
-    async def clear(self, guild_id: int) -> str:
-        """Cancel every waiting job of the server."""
+    async def clear(self, guild_id: int, actor_id: int) -> str:
+        """Cancel every waiting job of the server; others' owners than this one are told."""
         count = 0
         for job in await self._desk.store.waiting():
             if job.guild_id == guild_id:
-                await self._desk.dispatcher.cancel(job.id)
+                await self._desk.dispatcher.cancel(job.id, notice=job.user_id != actor_id)
                 count += 1
         return say(Text.ADMIN_CLEARED, count=count)
 
@@ -171,11 +171,11 @@ class Office:
         await desk.dispatcher.tell_queue()
         return say(Text.ADMIN_MOVED, job_id=job.id, place=len(ahead) + 1)
 
-    async def remove(self, guild_id: int, job_id: str) -> str:
-        """Cancel somebody's job."""
+    async def remove(self, guild_id: int, job_id: str, actor_id: int) -> str:
+        """Cancel somebody's job, and have them told."""
         job = await self._job(guild_id, job_id)
         try:
-            await self._desk.dispatcher.cancel(job.id)
+            await self._desk.dispatcher.cancel(job.id, notice=job.user_id != actor_id)
         except WrongState as error:
             state = STATES[error.job.state]
             raise Refusal(say(Text.CANCEL_OVER, job_id=job.id, state=state)) from None

@@ -6,6 +6,7 @@ Decides: names, options and their ranges. Refuses to know: what the verbs do and
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import discord
@@ -126,8 +127,9 @@ def _queue(office: Office) -> app_commands.Group:
 
     @group.command(name="clear", description=said(Text.ADMIN_CLEAR_TEXT))
     async def clear(interaction: Interaction, reason: str | None = None) -> None:
-        guild_id = _guild(interaction)
-        await office.act(interaction, "queue clear", "", reason, lambda: office.clear(guild_id))
+        guild_id, actor_id = _guild(interaction), interaction.user.id
+        deed = partial(office.clear, guild_id, actor_id)
+        await office.act(interaction, "queue clear", "", reason, deed)
 
     @group.command(name="move", description=said(Text.ADMIN_MOVE_TEXT))
     async def move(
@@ -143,9 +145,9 @@ def _queue(office: Office) -> app_commands.Group:
 
     @group.command(name="remove", description=said(Text.ADMIN_REMOVE_TEXT))
     async def remove(interaction: Interaction, job: str, reason: str | None = None) -> None:
-        guild_id = _guild(interaction)
+        guild_id, actor_id = _guild(interaction), interaction.user.id
         await office.act(
-            interaction, "queue remove", job, reason, lambda: office.remove(guild_id, job)
+            interaction, "queue remove", job, reason, lambda: office.remove(guild_id, job, actor_id)
         )
 
     @group.command(name="retry", description=said(Text.ADMIN_RETRY_TEXT))

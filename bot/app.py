@@ -35,6 +35,7 @@ from bot.desk import Desk
 from bot.dispatcher import Dispatcher
 from bot.instance import InstanceError, sole_instance
 from bot.intake import Intake, IntakeError, picture_limits
+from bot.notices import Notices
 from bot.orders import Orders
 from bot.posts import DiscordPosts
 from bot.publisher import Publisher, is_last
@@ -77,6 +78,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     client: Client
     desk: Desk
     delivery: Delivery
+    notices: Notices
     retention: Retention
 
 
@@ -124,6 +126,7 @@ async def _run(group: asyncio.TaskGroup, parts: Parts) -> None:
     loops = {
         "publisher": parts.desk.publisher.run(),
         "delivery": parts.delivery.run(),
+        "notices": parts.notices.run(),
         "retention": parts.retention.run(),
         "dispatcher": _dispatch(parts.desk),
         "tidy": _tidy(parts.desk.orders),
@@ -199,7 +202,10 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
         publisher = Publisher(posts, store, jobs_dir)
         upload_limit = int(config.limits.upload_limit_mib * MIB)
         delivery = Delivery(posts, store, publisher, jobs_dir, limit_bytes=upload_limit)
-        dispatcher = Dispatcher(store, backend, publisher, delivery, jobs_dir, turns=config.turns)
+        notices = Notices(posts, store)
+        dispatcher = Dispatcher(
+            store, backend, publisher, delivery, notices, jobs_dir, turns=config.turns
+        )
         client.desk = Desk(
             config=config,
             store=store,
@@ -217,7 +223,9 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
     except (InstanceError, StorageError, IntakeError, OSError) as error:
         raise StartError(str(error)) from error
     retention = Retention(store, jobs_dir, config.storage)
-    return Parts(client=client, desk=client.desk, delivery=delivery, retention=retention)
+    return Parts(
+        client=client, desk=client.desk, delivery=delivery, notices=notices, retention=retention
+    )
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ import msgspec
 
 from bot.backend import Backend, BackendError, Lost
 from bot.delivery import Delivery
+from bot.notices import Notices
 from bot.publisher import Publisher
 from bot.texts import Text, say
 from bot.turns import Turn, TurnsConfig, remaining_s, starting_order
@@ -65,6 +66,7 @@ class Dispatcher:
         backend: Backend,
         publisher: Publisher,
         delivery: Delivery,
+        notices: Notices,
         jobs_dir: Path,
         *,
         turns: TurnsConfig = TurnsConfig(),  # noqa: B008  # frozen
@@ -74,6 +76,7 @@ class Dispatcher:
         self._backend = backend
         self._publisher = publisher
         self._delivery = delivery
+        self._notices = notices
         self._jobs_dir = jobs_dir
         self._turns = turns
         self._pause_s = pause_s
@@ -125,15 +128,19 @@ class Dispatcher:
         self._rest_s = self._pause_s * 2 ** min(times, MAX_ATTEMPTS - 1)
         self._rest_why = why
 
-    async def cancel(self, job_id: str) -> Job:
-        """Cancel a job of any unfinished state. WrongState and UnknownJob pass through."""
+    async def cancel(self, job_id: str, *, notice: bool = False) -> Job:
+        """Cancel a job of any unfinished state. WrongState and UnknownJob pass through.
+
+        With `notice` its owner, who did not ask for it, is told.
+        """
         async with self._leaving_the_queue():
-            job = await self._store.request_cancel(job_id)
+            job = await self._store.request_cancel(job_id, notice=notice)
             self._publisher.show(job, progress=self.progress.get(job.id))
         if job.state is JobState.RUNNING:
             self._cancelling.add(job.id)
             await self._backend.cancel(job.id)
         else:
+            self._notices.wake()
             await self.tell_queue()
         return job
 
@@ -310,7 +317,8 @@ class Dispatcher:
             try:
                 if not isinstance(event, BackendError):  # what never began costs nobody anything
                     await self._charge(turn)
-                return await self._record_once(turn, event)
+                await self._record_once(turn, event)
+                return self._notices.wake()
             except (WrongState, UnknownJob) as error:
                 return log.warning("job %s ended otherwise: %s", job.id, error)
             except StorageError as error:

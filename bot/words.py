@@ -1,8 +1,8 @@
 """Single words and short terms, beside the sentences of `bot.texts`: the table's second part.
 
-Decides: the English for stages, states, failures, permissions, what is wrong with a picture, and
-what the options of commands mean. Refuses to know: where they are said. It imports nothing but the
-table's form, because the picture process speaks with it too.
+Decides: the English for stages, states, failures and whom they are told, permissions, what is wrong
+with a picture, and what the options of commands mean. Refuses to know: where they are said. It
+imports nothing but the table's form, because the picture process speaks with it too.
 """
 
 from __future__ import annotations
@@ -40,6 +40,16 @@ class Word(Table):
 
     # in the queue, who is of another server
     SOMEBODY_ELSEWHERE = "somebody elsewhere"
+
+    # the mention that an owner was promised, when there will be no video
+    NOTICE_FAILED = (
+        "<@{user}> there is no video of `{job_id}`. {reason}\n"
+        "-# `/animate`, or a button of its message, makes it once more."
+    )
+    NOTICE_REMOVED = (
+        "<@{user}> those who run this server have taken your job `{job_id}` out of the queue; "
+        "there will be no video of it. Ask them why."
+    )
 
     # permissions, as Discord's settings call them
     VIEW_CHANNEL = "View Channel"

@@ -62,7 +62,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     then the user of the smaller `share_ms` (GPU time served lately, divided by `weight`). `turns`
     and `worked_ms` count what is over; `furthest`, of 0 to 1, is how far the job is known to be.
     `sections_made` of `sections` (0: not known yet) are finished; with `finish_requested` the video
-    is of these only. `status_deleted`: somebody deleted the status message.
+    is of these only. `status_deleted`: somebody deleted the status message. `notice_due`: its owner
+    is still to be told if it ends without a video.
     """
 
     id: str
@@ -98,6 +99,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     sections: int = 0
     finish_requested: bool = False
     status_deleted: bool = False
+    notice_due: bool = False
 
     @property
     def share_made(self) -> float:
@@ -138,7 +140,13 @@ def job_from_row(row: sqlite3.Row) -> Job:
         values[f"{name}_at"] = None if ms is None else _EPOCH + timedelta(milliseconds=ms)
     try:
         values["request"] = msgspec.json.decode(values["request"], type=JobRequest)
-        for name in ("cancel_requested", "spoiler", "finish_requested", "status_deleted"):
+        for name in (
+            "cancel_requested",
+            "spoiler",
+            "finish_requested",
+            "status_deleted",
+            "notice_due",
+        ):
             values[name] = bool(values[name])
         return msgspec.convert(values, Job)
     except msgspec.MsgspecError as error:

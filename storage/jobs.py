@@ -108,18 +108,20 @@ class JobStore(JobLooks):
             )
         return jobs[0]
 
-    async def request_cancel(self, job_id: str) -> Job:
+    async def request_cancel(self, job_id: str, *, notice: bool = False) -> Job:
         """A queued job is cancelled at once; a running one is marked for the dispatcher to stop.
 
-        Asking twice is no error. WrongState for a job that already ended.
+        With `notice` its owner is to be told. Asking twice is no error. WrongState for a job that
+        already ended.
         """
         return await self._change(
             job_id,
             "cancelled",
-            "cancel_requested = 1,"
+            "cancel_requested = 1, notice_due = max(notice_due, :notice),"
             " ended_ms = CASE state WHEN 'queued' THEN :now ELSE ended_ms END,"
             " state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END",
             "state IN ('queued', 'running')",
+            notice=notice,
             now=self._now_ms(),
         )
 
@@ -253,11 +255,12 @@ class JobStore(JobLooks):
         )
 
     async def fail(self, job_id: str, kind: ErrorKind, message: str) -> Job:
-        """running or queued → failed, for the reason told to the asker."""
+        """running or queued → failed, for the reason that its owner is to be told."""
         return await self._change(
             job_id,
             "failed",
-            "state = 'failed', error_kind = :kind, error = :message, ended_ms = :now",
+            "state = 'failed', error_kind = :kind, error = :message, ended_ms = :now,"
+            " notice_due = 1",
             "state IN ('running', 'queued')",
             kind=kind.value,
             message=message,
@@ -290,6 +293,10 @@ class JobStore(JobLooks):
         """The status message is gone from Discord, and no other is to take its place."""
         assignments = "status_message_id = NULL, status_deleted = 1"
         return await self._change(job_id, "shown", assignments, "TRUE")
+
+    async def noticed(self, job_id: str) -> Job:
+        """Its owner has been told that there is no video, or can not be."""
+        return await self._change(job_id, "noticed", "notice_due = 0", "TRUE")
 
     async def begin_delivery(self, job_id: str) -> Job:
         """Count a delivery attempt, before anything is posted."""

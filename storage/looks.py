@@ -64,6 +64,13 @@ class JobLooks:
         """Finished jobs whose video nobody has yet, oldest first."""
         return await self._rows("SELECT * FROM jobs WHERE delivery = 'pending' ORDER BY number")
 
+    async def to_notice(self) -> list[Job]:
+        """Jobs that ended without a video and whose owner is still to be told, oldest first."""
+        return await self._rows(
+            "SELECT * FROM jobs WHERE notice_due = 1 AND state IN ('failed', 'cancelled')"
+            " ORDER BY number"
+        )
+
     async def unfinished_of(self, user_id: int) -> list[Job]:
         """What a user has waiting or running, in queue order."""
         return await self._rows(

@@ -16,6 +16,7 @@ from bot.config import AdminsConfig, Config, Limits, StorageConfig
 from bot.delivery import Delivery
 from bot.desk import Desk
 from bot.dispatcher import Dispatcher
+from bot.notices import Notices
 from bot.playground import Playground
 from bot.posts import DiscordPosts
 from bot.publisher import Publisher
@@ -65,7 +66,7 @@ def simcord_bot(
     posts = DiscordPosts(client)
     publisher = Publisher(posts, store, jobs_dir)
     delivery = Delivery(posts, store, publisher, jobs_dir)
-    backend = NoBackend()
+    backend, notices = NoBackend(), Notices(posts, store)
     client.desk = Desk(
         config=config,
         store=store,
@@ -73,7 +74,7 @@ def simcord_bot(
         orders=GivenPicture(config, store, None, None, jobs_dir),  # type: ignore[arg-type]
         posts=posts,
         publisher=publisher,
-        dispatcher=Dispatcher(store, backend, publisher, delivery, jobs_dir),  # type: ignore[arg-type]
+        dispatcher=Dispatcher(store, backend, publisher, delivery, notices, jobs_dir),  # type: ignore[arg-type]
         delivery=delivery,
         backend=backend,  # type: ignore[arg-type]
     )

@@ -13,6 +13,7 @@ from live import fake_command
 from bot.backend import LocalBackend
 from bot.delivery import Delivery
 from bot.dispatcher import Dispatcher
+from bot.notices import Notices
 from bot.publisher import Publisher
 from bot.turns import TurnsConfig
 from generator.protocol import job_request
@@ -31,11 +32,13 @@ class Scene:
         self.posts = FakePosts(utc_now)
         self.publisher = Publisher(self.posts, store, self.jobs_dir)
         self.delivery = Delivery(self.posts, store, self.publisher, self.jobs_dir)
+        self.notices = Notices(self.posts, store)
         self.dispatcher = Dispatcher(
             store,
             backend,
             self.publisher,
             self.delivery,
+            self.notices,
             self.jobs_dir,
             turns=turns,
             pause_s=0.05,
@@ -87,7 +90,7 @@ async def scene(
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(part.run())
-                for part in (scene.publisher, scene.delivery, scene.dispatcher)
+                for part in (scene.publisher, scene.delivery, scene.notices, scene.dispatcher)
             ]
             yield scene
             for task in tasks:

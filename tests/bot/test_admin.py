@@ -87,10 +87,14 @@ async def test_jobs_are_moved_removed_retried_and_cleared(bureau: Bureau, store:
     assert [job.id for job in await store.waiting()] == [third, second, first]
     assert second in await bureau.admin("queue list")
     assert f"Cancelled `{first}`" in await bureau.admin("queue remove", job=first)
+    assert [job.id for job in await store.to_notice()] == [first]
     assert "is already over" in await bureau.admin("queue remove", job=first)
     assert "back in the queue" in await bureau.admin("queue retry", job=first)
+    assert await store.to_notice() == []
     assert "is for what failed, was" in await bureau.admin("queue retry", job=first)
-    assert await bureau.admin("queue clear") == "Cancelled 3 waiting jobs."
+    await bureau.animate(bureau.ada)
+    assert await bureau.admin("queue clear") == "Cancelled 4 waiting jobs."
+    assert {job.id for job in await store.to_notice()} == {first, second, third}
     assert await store.waiting() == []
     assert "does not wait (cancelled)" in await bureau.admin("queue move", job=first)
     assert "I know no job" in await bureau.admin("queue move", job="nothing")

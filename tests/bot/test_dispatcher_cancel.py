@@ -18,6 +18,7 @@ from virtual_time import PatientStore, now, open_store, run
 
 from bot.delivery import Delivery
 from bot.dispatcher import Dispatcher
+from bot.notices import Notices
 from bot.publisher import Publisher
 from generator.protocol import Generate, job_request
 from storage.jobs import Job, JobState, NewJob, WrongState
@@ -94,7 +95,8 @@ class Queue:
         self.publisher = Publisher(self.posts, store, folder, clock=now)
         delivery = Delivery(self.posts, store, self.publisher, folder)
         backend: Any = SilentBackend()
-        self.dispatcher = Dispatcher(store, backend, self.publisher, delivery, folder)
+        notices = Notices(self.posts, store)
+        self.dispatcher = Dispatcher(store, backend, self.publisher, delivery, notices, folder)
 
     async def ask(self, number: int) -> Job:
         new = NewJob(

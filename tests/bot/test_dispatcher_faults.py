@@ -65,11 +65,17 @@ async def test_many_kills_cost_no_job_and_no_byte(tmp_path: Path) -> None:
 async def test_a_failure_keeps_kind_and_sentence(tmp_path: Path) -> None:
     async with scene(tmp_path, "fails_memory") as found:
         job = await found.ends(await found.ask())
+        async with asyncio.timeout(10):
+            while await found.store.to_notice():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
     assert (job.state, job.error_kind, job.error) == (
         JobState.FAILED,
         ErrorKind.MEMORY,
         "too big; ask for less",
     )
+    [notice] = [message for message in found.posts.messages.values() if message.text]
+    assert notice.ping == 7
+    assert "There was not enough memory: too big; ask for less." in notice.text
 
 
 async def test_finished_without_a_file_is_a_failure(tmp_path: Path) -> None:

@@ -55,5 +55,9 @@ async def test_a_failure_is_told_without_a_path(live: Live) -> None:
     async with live.running("fails_path"):
         await live.animate()
         status = await live.status_says("problem with the model")
+        [notice] = await live.sees(lambda: [m for m in live.posts() if not m.embeds])
+    assert (notice.reply_to_id, notice.pings) == (status.id, (live.playground.ben.id,))
+    assert "can not write frame.png" in notice.content
+    assert str(live.folder) not in notice.content
     assert "can not write frame.png" in plain_text(status)
     assert str(live.folder) not in plain_text(status)
