@@ -320,7 +320,8 @@ class Community:
             "UPDATE jobs SET state = 'queued', cancel_requested = 0, error_kind = NULL,"
             " error = NULL, started_ms = NULL, ended_ms = NULL, attempts = 0, turns = 0,"
             " furthest = 0, sections_made = 0, sections = 0, finish_requested = 0,"
-            " notice_due = 0"
+            " notice_due = 0, share_ms = (SELECT total(weighted_ms) FROM served"
+            " WHERE served.user_id = jobs.user_id)"
             " WHERE id = :id AND state IN ('failed', 'cancelled') RETURNING *",
             id=job_id,
         )

@@ -183,6 +183,23 @@ async def test_a_failed_job_can_be_retried_and_a_finished_one_not(room: Room) ->
     assert claimed is not None and claimed.id == first
 
 
+async def test_a_retried_job_has_the_share_that_a_new_one_would_have(room: Room) -> None:
+    failed, other = await room.enqueue(), await room.enqueue()
+    await room.store.claim_next()
+    await room.store.charge(failed, 30)
+    await room.store.fail(failed, ErrorKind.MEMORY, "too big")
+    room.clock.now += timedelta(hours=20)
+    await room.store.claim_next()
+    await room.store.charge(other, 500)
+    again = await room.community.retry(failed)
+    fresh = await room.store.get(await room.enqueue())
+    assert again is not None and fresh is not None
+    assert again.share_ms == fresh.share_ms == 530_000
+    room.clock.now += timedelta(hours=10)
+    await room.store.forget_served(timedelta(hours=24))
+    assert [job.share_ms for job in await room.store.waiting()] == [500_000] * 2
+
+
 async def test_erasing_keeps_what_still_runs_and_the_others(room: Room) -> None:
     done, running, other = await room.enqueue(), await room.enqueue(), await room.enqueue(CLEO)
     await room.store.claim_next()
