@@ -222,7 +222,7 @@ async def _open(stack: AsyncExitStack, config: Config, token: str, command: Sequ
         await _take_up(client.desk)
     except (InstanceError, StorageError, IntakeError, OSError) as error:
         raise StartError(str(error)) from error
-    retention = Retention(store, jobs_dir, config.storage)
+    retention = Retention(store, community, jobs_dir, config.storage)
     return Parts(
         client=client, desk=client.desk, delivery=delivery, notices=notices, retention=retention
     )

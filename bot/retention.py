@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from bot.config import StorageConfig
+from storage.community import Community
 from storage.jobs import Job, JobState, JobStore, StorageError, utc_now
 
 log = logging.getLogger(__name__)
@@ -32,12 +33,14 @@ class Retention:
     def __init__(
         self,
         store: JobStore,
+        community: Community,
         jobs_dir: Path,
         config: StorageConfig,
         *,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
+        self._community = community
         self._jobs_dir = jobs_dir
         self._config = config
         self._clock = clock
@@ -53,6 +56,7 @@ class Retention:
 
     async def sweep(self) -> None:
         """Remove what is too old or too much. May raise StorageError and OSError."""
+        await self._community.forget_spent()
         before = self._clock() - timedelta(days=self._config.keep_days)
         over = await self._store.ended()
         young = [job for job in over if job.ended_at is None or job.ended_at >= before]

@@ -334,7 +334,6 @@ class Community:
         its statements, asking again does the rest. Bans and the audit stay: they are the server's;
         when videos of the last day were asked for stays until that day is over.
         """
-        await self._execute("DELETE FROM spent WHERE created_ms <= :d", d=self._now_ms() - DAY_MS)
         await self._execute(
             "DELETE FROM presets WHERE scope = 'user' AND owner_id = :u RETURNING name", u=user_id
         )
@@ -345,13 +344,13 @@ class Community:
         )
         for row in rows:
             if row["delivery"] == "delivered" and row["created_ms"] > self._now_ms() - DAY_MS:
-                await self._execute(
-                    "INSERT INTO spent VALUES (:u, :g, :c)",
-                    u=user_id,
-                    g=row["guild_id"],
-                    c=row["created_ms"],
-                )
+                spent = {"u": user_id, "g": row["guild_id"], "c": row["created_ms"]}
+                await self._execute("INSERT INTO spent VALUES (:u, :g, :c)", **spent)
         return [row["id"] for row in rows]
+
+    async def forget_spent(self) -> None:
+        """Of what was erased nothing is kept that counts no more."""
+        await self._execute("DELETE FROM spent WHERE created_ms <= :d", d=self._now_ms() - DAY_MS)
 
     async def statistics(self, guild_id: int, since: datetime) -> Statistics:
         """Sums over the server's jobs that were asked for since then."""
@@ -388,9 +387,8 @@ class Community:
                 key = row["guild_id"], row["user_id"]
                 self._standings[key] = _standing_from.decode(row["settings"])
         except msgspec.MsgspecError as error:
-            raise StorageError(
-                f"a server's rules in {self._path} can not be read: {error}"
-            ) from None
+            sentence = f"a server's rules in {self._path} can not be read: {error}"
+            raise StorageError(sentence) from None
         self._switches = {Switch(row["name"]) for row in switches}
 
     async def _execute(self, sql: str, **values: Any) -> list[sqlite3.Row]:

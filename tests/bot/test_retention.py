@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,11 +15,13 @@ from bot.config import StorageConfig
 from bot.instance import sole_instance
 from bot.retention import GIB, Retention
 from generator.protocol import ErrorKind, job_request
+from storage.community import Community
 from storage.jobs import JobStore, NewJob
 
 
 class Scene:
-    def __init__(self, store: JobStore, folder: Path) -> None:
+    def __init__(self, store: JobStore, community: Community, folder: Path) -> None:
+        self.community = community
         self.store, self.jobs_dir = store, folder / "jobs"
         self.count = 0
 
@@ -57,13 +61,16 @@ class Scene:
     async def sweep(self, *, days: float = 30, gib: float = 1, later_days: float = 0) -> None:
         now = datetime.now(UTC) + timedelta(days=later_days)
         config = StorageConfig(keep_days=days, keep_gib=gib)
-        await Retention(self.store, self.jobs_dir, config, clock=lambda: now).sweep()
+        await Retention(
+            self.store, self.community, self.jobs_dir, config, clock=lambda: now
+        ).sweep()
 
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    async with await JobStore.open(tmp_path / "bot.sqlite3") as store:
-        yield Scene(store, tmp_path)
+    path = tmp_path / "bot.sqlite3"
+    async with await JobStore.open(path) as store, await Community.open(path) as community:
+        yield Scene(store, community, tmp_path)
 
 
 async def test_after_the_days_folder_and_row_go_but_not_of_what_is_wanted(scene: Scene) -> None:
@@ -93,6 +100,26 @@ async def test_the_oldest_goes_first_when_there_is_too_much(scene: Scene) -> Non
     assert await scene.store.known_ids() == {pending, *jobs}
     await scene.sweep(gib=1024 / GIB)
     assert scene.folders() == {pending}
+
+
+async def test_what_was_erased_counts_for_a_day_and_is_forgotten_then(
+    scene: Scene, tmp_path: Path
+) -> None:
+    path = tmp_path / "bot.sqlite3"
+
+    def counted() -> int:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            return int(database.execute("SELECT count(*) FROM spent").fetchone()[0])
+
+    await scene.job("delivered")
+    await scene.community.erase(1)
+    await scene.sweep()
+    assert counted() == 1
+    tomorrow = datetime.now(UTC) + timedelta(days=1, seconds=1)
+    async with await Community.open(path, clock=lambda: tomorrow) as later:
+        scene.community = later
+        await scene.sweep()
+    assert counted() == 0
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows' user folders are private anyway")

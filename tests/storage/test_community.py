@@ -133,7 +133,7 @@ async def test_erasing_is_no_way_around_the_days_limit(room: Room) -> None:
     assert await room.community.counted_today(BEN, GUILD) == before != []
     room.clock.now += timedelta(days=1, seconds=1)
     assert await room.community.counted_today(BEN, GUILD) == []
-    await room.community.erase(BEN)
+    await room.community.forget_spent()
     with closing(sqlite3.connect(room.community._path)) as database:
         assert database.execute("SELECT count(*) FROM spent").fetchone() == (0,)
 
