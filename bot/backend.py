@@ -51,10 +51,14 @@ SECRET_VARIABLES = ("DISCORD_TOKEN", "DISCORD_TOKEN_FILE")
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
-    """The child ended under this job: nobody knows whether a second try would do better."""
+    """The child ended under this job: nobody knows whether a second try would do better.
+
+    `closed`: it did not break, but was ended by `close()`.
+    """
 
     job_id: str
     message: str
+    closed: bool = False
 
 
 class Backend(Protocol):
@@ -132,6 +136,7 @@ class LocalBackend:
         self._cancel_asked = False
         self._ready_since: datetime | None = None
         self._trouble: str | None = None
+        self._closed: Child | None = None
         self._starting = asyncio.Lock()
 
     async def __aenter__(self) -> LocalBackend:
@@ -234,7 +239,7 @@ class LocalBackend:
             yield Cancelled(job_id=order.job_id)
         else:
             log.warning("the generator ended under job %s: %s", order.job_id, reason)
-            yield Lost(job_id=order.job_id, message=reason)
+            yield Lost(job_id=order.job_id, message=reason, closed=child is self._closed)
 
     async def cancel(self, job_id: str) -> None:
         """See Backend.cancel. The child is killed when it does not stop within the grace time."""
@@ -269,6 +274,7 @@ class LocalBackend:
     async def close(self) -> None:
         """See Backend.close."""
         if self._child is not None:
+            self._closed = self._child
             await self._child.end(self._close_timeout_s)
 
     async def _start_for_job(self) -> None:

@@ -351,6 +351,8 @@ class Dispatcher:
                 changed = await self._store.suspended(job.id, turn.furthest)
                 log.info("job %s waits for its next turn; %.0f %%", job.id, 100 * turn.furthest)
                 self._publisher.show(changed)
+            case Lost(closed=True):
+                self._publisher.show(await self._store.put_back(job.id, turn.furthest))
             case Lost():
                 message = say(Text.LOST, attempts=MAX_ATTEMPTS)
                 await self._try_again(turn, ErrorKind.INTERNAL, message)
@@ -368,7 +370,7 @@ class Dispatcher:
     async def _try_again(self, turn: Turn, kind: ErrorKind, message: str) -> Job:
         """Put it back into the queue, or let it fail with this message if it got no further."""
         async with self._leaving_the_queue():  # at once, if it fails
-            changed = await self._store.lost(turn.job.id, turn.furthest)
+            changed = await self._store.lost(turn.job.id, turn.furthest, kind)
             log.warning("job %s goes back to the queue", changed.id)
             if changed.state is JobState.QUEUED and changed.attempts >= MAX_ATTEMPTS:
                 await self._fail(changed, kind, message)

@@ -321,7 +321,7 @@ class Text(Table):
     CARD_PACE = "{seconds:.1f} s a step"
     CARD_STARTED = "started {time}"
     CARD_REMAINING = "done {time}"
-    CARD_AGAIN = "The generator broke down; this is attempt {attempt}"
+    CARD_AGAIN = "{what}; this is attempt {attempt}"
     CARD_TOOK = "Took {time}"
     PART_END = (
         "Only its end: the last {made} of {sections} sections, {seconds:.1f} of {total:g} s. "

@@ -279,7 +279,7 @@ def _state_lines(
 ) -> list[str]:
     match job.state:
         case JobState.QUEUED:
-            again = [say(Text.CARD_AGAIN, attempt=job.attempts + 1)] if job.attempts else []
+            again = [_again(job)] if job.attempts else []
             made = [say(Text.CARD_MADE, percent=int(100 * job.furthest))] if job.turns else []
             if job.finish_requested:
                 made = [say(Text.CARD_FINISH_LATER, **_sections(job))]
@@ -299,6 +299,13 @@ def _state_lines(
                 took += say(Text.LINK, url=url)
             return [line for line in (part_sentence(job), took) if line]
     return []
+
+
+def _again(job: Job) -> str:
+    """What ended the last attempt: the machine's trouble, or the generator's."""
+    is_disk = job.error_kind is ErrorKind.DISK
+    what = FAILURES[ErrorKind.DISK] if is_disk else Word.GENERATOR_BROKE
+    return say(Text.CARD_AGAIN, what=what, attempt=job.attempts + 1)
 
 
 def _sections(job: Job) -> dict[str, int]:

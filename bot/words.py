@@ -36,6 +36,7 @@ class Word(Table):
     FAILURE_MEMORY = "There was not enough memory"
     FAILURE_MODEL = "There is a problem with the model on my side"
     FAILURE_DISK = "There is a problem with the disk on my side"
+    GENERATOR_BROKE = "The generator broke down"
     FAILURE_INTERNAL = "Something went wrong on my side"
 
     # in the queue, who is of another server

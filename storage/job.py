@@ -58,12 +58,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `attempts` counts how often the generator was given the job, `delivery_attempts` how often a
     post was begun. `video` is a file name in the job's folder. `error` is a sentence for the asker;
-    of an undeliverable video it is the reason. A larger `priority`, which admins give, goes first,
-    then the user of the smaller `share_ms` (GPU time served lately, divided by `weight`). `turns`
-    and `worked_ms` count what is over; `furthest`, of 0 to 1, is how far the job is known to be.
-    `sections_made` of `sections` (0: not known yet) are finished; with `finish_requested` the video
-    is of these only. `status_deleted`: somebody deleted the status message. `notice_due`: its owner
-    is still to be told if it ends without a video.
+    of an undeliverable video it is the reason. `error_kind` of a job that is not over is what ended
+    its last attempt. A larger `priority`, which admins give, goes first, then the user of the
+    smaller `share_ms` (GPU time served lately, divided by `weight`). `turns` and `worked_ms` count
+    what is over; `furthest`, of 0 to 1, is how far the job is known to be. `sections_made` of
+    `sections` (0: not known yet) are finished; with `finish_requested` the video is of these only.
+    `status_deleted`: somebody deleted the status message. `notice_due`: its owner is still to be
+    told if it ends without a video.
     """
 
     id: str

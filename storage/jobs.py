@@ -197,28 +197,31 @@ class JobStore(JobLooks):
             now=self._now_ms(),
         )
 
-    async def lost(self, job_id: str, furthest: float) -> Job:
-        """running → queued: the generator broke. Who got further has all attempts again."""
+    async def lost(self, job_id: str, furthest: float, kind: ErrorKind = ErrorKind.INTERNAL) -> Job:
+        """running → queued: this went wrong. Who got further has all attempts again."""
         return await self._change(
             job_id,
             "tried again",
-            f"{_BACK_TO_QUEUE},"
+            f"{_BACK_TO_QUEUE}, error_kind = :kind,"
             f" attempts = CASE WHEN :furthest >= furthest + {PROGRESS} THEN 0 ELSE attempts END,"
             " furthest = max(furthest, :furthest)",
             "state = 'running'",
             redo=True,
+            kind=kind.value,
             furthest=furthest,
             now=self._now_ms(),
         )
 
-    async def put_back(self, job_id: str) -> Job:
-        """running → queued: there was no generator to give it to, so it was no attempt."""
+    async def put_back(self, job_id: str, furthest: float = 0.0) -> Job:
+        """running → queued: there was no generator for it, or no more. That was no attempt."""
         return await self._change(
             job_id,
             "put back",
-            f"{_BACK_TO_QUEUE}, attempts = max(0, attempts - 1)",
+            f"{_BACK_TO_QUEUE}, attempts = max(0, attempts - 1),"
+            " furthest = max(furthest, :furthest)",
             "state = 'running'",
             redo=True,
+            furthest=furthest,
             now=self._now_ms(),
         )
 
@@ -245,6 +248,7 @@ class JobStore(JobLooks):
             job_id,
             "finished",
             "state = 'finished', delivery = 'pending', video = :video, ended_ms = :now,"
+            " error_kind = NULL,"
             " sections_made = :made, sections = :sections, given_up = :given_up",
             "state = 'running'",
             video=video,

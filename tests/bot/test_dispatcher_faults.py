@@ -35,6 +35,21 @@ async def test_a_job_that_kills_every_child_fails_in_the_end(tmp_path: Path) -> 
     assert f"broke down {MAX_ATTEMPTS} times" in (bad.error or "")
 
 
+async def test_a_generator_that_is_restarted_on_purpose_costs_no_attempt(tmp_path: Path) -> None:
+    async with scene(tmp_path, "--steps", "1000", "--step-s", "0.3") as found:
+        job = await found.ask()
+        await found.makes_progress(job)
+        before = found.backend.pid
+        await found.backend.close()  # as /admin generator restart does
+        async with asyncio.timeout(20):
+            while found.backend.pid in (None, before):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        again = await found.reaches(job, JobState.RUNNING)
+        assert (again.attempts, again.error_kind) == (1, None)
+        await found.dispatcher.cancel(job.id)
+        await found.ends(job)
+
+
 async def test_kill_dash_nine_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     async with scene(tmp_path, "--steps", "20", "--step-s", "0.05") as found:
         jobs = [await found.ask(), await found.ask()]
@@ -159,11 +174,12 @@ async def test_a_disk_that_is_full_under_a_job_costs_time_and_not_the_queue(
             await found.makes_progress(jobs[0])
             marker.touch()
             if returns:
-                await found.reaches(jobs[0], JobState.QUEUED)
+                waiting = await found.reaches(jobs[0], JobState.QUEUED)
+                assert waiting.error_kind is ErrorKind.DISK
                 marker.unlink()
             ended = [await found.ends(job) for job in jobs]
     if returns:
-        assert [job.state for job in ended] == [JobState.FINISHED] * 2
+        assert [(job.state, job.error_kind) for job in ended] == [(JobState.FINISHED, None)] * 2
         for job in ended:
             assert (found.jobs_dir / job.id / str(job.video)).read_bytes() == video_bytes(12)
     else:

@@ -186,6 +186,19 @@ def test_every_state_has_its_words(
     assert " ".join(labels) == buttons
 
 
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (ErrorKind.INTERNAL, "The generator broke down"),
+        (None, "The generator broke down"),
+        (ErrorKind.DISK, "There is a problem with the disk on my side"),
+    ],
+)
+def test_a_job_that_is_tried_again_says_what_was(kind: ErrorKind | None, what: str) -> None:
+    card = status_card(job(attempts=2, error_kind=kind), NOW)
+    assert f"{what}; this is attempt 3" in card.text
+
+
 def test_the_next_job_is_called_so() -> None:
     assert "Next in the queue" in status_card(job(), NOW, place=Place(position=1)).text
 
