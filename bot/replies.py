@@ -40,6 +40,7 @@ class Reply:
         self._interaction = interaction
         self._posts = posts
         self._answered = answered
+        self._unsure = False  # an answer was sent, and no receipt came
 
     async def answer(
         self,
@@ -58,7 +59,11 @@ class Reply:
         except _LOST as error:
             if getattr(error, "code", None) != ALREADY_ANSWERED:
                 log.info("interaction %d not answered: %r", self._interaction.id, error)
+                self._unsure = True
                 return False
+            if self._unsure and not fields:  # what is there is our own, in other words
+                self._answered = True
+                return await self.amend(text)
         self._answered = True
         return True
 

@@ -59,6 +59,18 @@ async def test_a_refusal_whose_token_is_dead_goes_to_the_channel(live: Live) -> 
     assert live.folders() == []
 
 
+async def test_a_refusal_after_an_answer_whose_receipt_got_lost_takes_its_place(
+    live: Live,
+) -> None:
+    """To answer again meets 40060, as if the refusal were there already."""
+    async with live.running():
+        live.playground.faults.inject(CALLBACK, drop=True, applied=True)
+        asked = await live.animate(picture=Upload(filename="a.png", data=b"%PDF-1.7 not one"))
+        await live.answer_says(asked, "This is a PDF document, not a picture")
+    assert live.posts() == []
+    assert live.jobs() == []
+
+
 @pytest.mark.parametrize("status", [500, 502, 503])
 @pytest.mark.parametrize("pattern", [POST, PATCH])
 async def test_single_server_errors_are_survived(live: Live, pattern: str, status: int) -> None:
