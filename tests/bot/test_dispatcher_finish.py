@@ -66,6 +66,7 @@ async def test_who_waits_behind_what_is_done_waits_for_its_frames(tmp_path: Path
         await found.makes_progress(one)
         other = await found.ask(user_id=2)
         await found.reaches(one, JobState.QUEUED)
+        await found.reaches(other, JobState.RUNNING)
         running = await found.store.running()
         assert [job.id for job in running] == [other.id]
         behind = await found.ask(user_id=1)
