@@ -283,8 +283,11 @@ async def privacy(desk: Desk, interaction: discord.Interaction[Any], *, delete: 
     user_id = interaction.user.id
     for job in await desk.store.unfinished_of(user_id):
         await _cancel(desk, job)
+    # Files first: of a bot that is killed here a finished video would stay, which no row knows.
+    over = [job.id for job in await desk.store.ended() if job.user_id == user_id]
+    await desk.orders.remove_folders(over)
     gone = await desk.community.erase(user_id)
-    await desk.orders.remove_folders(gone)
+    await desk.orders.remove_folders(gone)  # what was over in between
     log.info("user %d had %d jobs erased", user_id, len(gone))
     left: Sequence[Job] = await desk.community.jobs_of(user_id, JOBS_SEARCHED)
     text = say(Text.PRIVACY_DELETED, count=len(gone))

@@ -122,6 +122,30 @@ async def test_show_takes_the_largest_version_that_discord_has_not_refused(
     assert ("gone, or too large" in result.response.content) is (shown is None)
 
 
+async def test_videos_go_before_their_rows(
+    scene: Scene, store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a bot that is killed in between, a video that no row knows would stay for its days."""
+    await scene.animate()
+    [job] = await jobs(store)
+    await store.claim_next()
+    await store.finish(job.id, "framepack-a.mp4")
+    await store.mark_delivered(job.id, 99)
+    video = tmp_path / "jobs" / job.id / "framepack-a.mp4"
+    video.parent.mkdir(parents=True, exist_ok=True)
+    video.write_bytes(b"a video")
+    erase, found = Community.erase, []
+
+    async def watched(community: Community, user_id: int) -> list[str]:
+        found.append(video.exists())
+        return await erase(community, user_id)
+
+    monkeypatch.setattr(Community, "erase", watched)
+    await scene.ben.slash(scene.channel, "privacy", delete_everything=True)
+    assert found == [False]
+    assert await jobs(store) == []
+
+
 async def test_privacy_deletes_everything_of_ones_own(
     scene: Scene, store: JobStore, community: Community, tmp_path: Path
 ) -> None:
