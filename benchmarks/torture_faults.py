@@ -189,9 +189,9 @@ async def full_folders(jobs: int, batch: int = 0) -> Row:
     row = Row(name="a full disk (pictures, steps, videos)", batch=batch)
     real_process, real_lost = intake.PICTURE_PROCESS, JobStore.lost
 
-    async def lost(self: JobStore, job_id: str, furthest: float) -> Job:
+    async def lost(self: JobStore, *arguments: Any) -> Job:
         row.remarks["turns ended by it"] = row.remarks.get("turns ended by it", 0) + 1
-        return await real_lost(self, job_id, furthest)
+        return await real_lost(self, *arguments)
 
     with tempfile.TemporaryDirectory() as name:
         marker = Path(name) / "full"
