@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from test_process import environ
 
@@ -71,6 +72,14 @@ class Terminal:
                 break
         return words in self.shown
 
+    def waits(self) -> None:
+        """Return when both processes wait: who has only just asked could miss a Ctrl-C."""
+        verb = psutil.Process(self.process.pid)
+        end = time.monotonic() + WITHIN_S
+        while any(p.status() != psutil.STATUS_SLEEPING for p in (verb, *verb.children())):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -106,6 +115,7 @@ def test_ctrl_c_ends_a_question_and_comes_once(tmp_path: Path) -> None:
     )
     with terminal(tmp_path) as found:
         assert found.shows("agree? ")
+        found.waits()
         found.type("\x03")
         assert found.shows("tidied")
         assert found.process.wait(WITHIN_S) == 130
