@@ -8,6 +8,7 @@ try again. Source: DISCORD.md's failure table, i.e. Discord's API documentation 
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import logging
 import re
@@ -188,7 +189,7 @@ class DiscordPosts:
                 message_id=reply_to, channel_id=channel_id, fail_if_not_exists=False
             )
         if file is not None:
-            fields["file"] = await asyncio.to_thread(discord.File, file, file.name, spoiler=spoiler)
+            fields["file"] = await opened(file, spoiler=spoiler)
         async with _judged(UPLOAD_TIMEOUT_S if file else REQUEST_TIMEOUT_S):
             message = await channel.send(text, nonce=nonce, **fields)
         return message.id
@@ -259,6 +260,22 @@ def _kept(files: Mapping[Path, Any], message: discord.Message) -> Kept:
                 file = ShownFile(id=int(found[1]), filename=unquote(found[2]))
                 attached[file.filename] = file
     return {path: attached[path.name] for path in files if path.name in attached}
+
+
+async def opened(file: Path, *, spoiler: bool) -> discord.File:
+    """The file, to be attached; whoever sends it closes it. OSError. Cancelled, none stays open."""
+    work = functools.partial(discord.File, file, file.name, spoiler=spoiler)
+    opening = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:  # the thread opens it all the same
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opening: asyncio.Future[discord.File]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _picture(path: Path) -> discord.File | None:

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import discord
 
-from bot.posts import NOBODY, UPLOAD_TIMEOUT_S, PostError, Posts
+from bot.posts import NOBODY, UPLOAD_TIMEOUT_S, PostError, Posts, opened
 from bot.texts import Text, say
 from bot.words import PERMISSIONS
 
@@ -100,8 +100,7 @@ class Reply:
         fields: dict[str, Any] = {}
         try:
             if file is not None:
-                attached = await asyncio.to_thread(discord.File, file, file.name, spoiler=spoiler)
-                fields["attachments"] = [attached]
+                fields["attachments"] = [await opened(file, spoiler=spoiler)]
             async with asyncio.timeout(AMEND_WITHIN_S if file is None else UPLOAD_TIMEOUT_S):
                 await self._interaction.edit_original_response(
                     content=text, allowed_mentions=NOBODY, **fields
